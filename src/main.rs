@@ -1,0 +1,2 @@
+//! Musher.
+fn main() {}
