@@ -1,1 +1,14 @@
-//! Musher.
+//! Musher: a Matrix bot that runs a team of coding agents on its owner's machines.
+//!
+//! Modules stand in rows, and a module imports only from rows below its own
+//! (`tests/architecture.rs` reads every `crate::` path). Down goes a call on a handle; up goes a
+//! row in a log, and a hint that it is there.
+
+// row 8: pure, or nearly so
+pub mod clock;
+pub mod config;
+pub mod model;
+pub mod redact;
+// row 7: one door each to the outside
+pub mod llm;
+pub mod store;

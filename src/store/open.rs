@@ -1,0 +1,153 @@
+//! Opening and migrating the database file.
+
+use super::lock::{self, DataLock, LockError};
+use rusqlite::{Connection, OpenFlags};
+use rusqlite_migration::{M, Migrations};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+/// Every migration, in order. A shipped one is never edited: add the next.
+const ALL: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+
+static MIGRATIONS: LazyLock<Migrations<'static>> =
+    LazyLock::new(|| Migrations::new(ALL.iter().map(|sql| M::up(sql)).collect()));
+
+/// How long a reader waits for the moment in which the WAL is reset.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Why the database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process holds the data directory, or it cannot be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The data directory cannot be made.
+    #[error("cannot create the data directory {}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A newer version wrote the database.
+    #[error(
+        "the database {} has schema version {found}, this musher knows only {known}: \
+         install the newer musher, or restore the copy that was kept beside it",
+        path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: usize,
+    },
+    /// The database cannot be read or migrated.
+    #[error("cannot open the database {}: {source}", path.display())]
+    Database {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The database's file.
+pub fn database_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("musher.db")
+}
+
+/// Takes the lock, opens the file and migrates it.
+pub fn open(data_dir: &Path) -> Result<(DataLock, Connection), OpenError> {
+    make_directory(data_dir)
+        .map_err(|source| OpenError::Directory { path: data_dir.to_owned(), source })?;
+    let lock = lock::take(data_dir)?;
+    let path = database_path(data_dir);
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Database {
+        path: path.clone(),
+        source,
+    };
+    let mut conn = Connection::open(&path).map_err(|error| failed(error.into()))?;
+    configure(&conn).map_err(|error| failed(error.into()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .map_err(|error| failed(error.into()))?;
+    let found: i64 = conn
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|error| failed(error.into()))?;
+    let known = ALL.len();
+    if found > known as i64 {
+        return Err(OpenError::Newer { path, found, known });
+    }
+    if found < known as i64 {
+        if found > 0 {
+            keep_copy(&conn, data_dir, found).map_err(|error| failed(error.into()))?;
+        }
+        MIGRATIONS.to_latest(&mut conn).map_err(|error| failed(error.into()))?;
+    }
+    Ok((lock, conn))
+}
+
+/// Opens a read-only connection beside the writer's.
+pub fn reader(data_dir: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(database_path(data_dir), flags)?;
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    Ok(conn)
+}
+
+fn make_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn configure(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(BUSY)?;
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", "ON")?;
+    conn.set_prepared_statement_cache_capacity(256);
+    Ok(())
+}
+
+/// Keeps a copy of the database as it was before a migration.
+fn keep_copy(conn: &Connection, data_dir: &Path, version: i64) -> rusqlite::Result<()> {
+    let copy = data_dir.join(format!("musher.db.v{version}"));
+    // A copy left by a migration that failed half-way is older than what is there now.
+    let _ = std::fs::remove_file(&copy);
+    conn.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrations_are_valid() {
+        MIGRATIONS.validate().unwrap();
+    }
+
+    #[test]
+    fn a_database_of_a_newer_version_is_refused_with_both_versions() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()).unwrap());
+        let conn = Connection::open(database_path(dir.path())).unwrap();
+        conn.pragma_update(None, "user_version", 99).unwrap();
+        drop(conn);
+        let error = open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("version 99") && error.contains("only 1"), "{error}");
+    }
+
+    #[test]
+    fn a_second_opener_is_told_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path()).unwrap();
+        let error = open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(first);
+        open(dir.path()).unwrap();
+    }
+}
