@@ -1,0 +1,470 @@
+//! The configuration file: its types, defaults and checks.
+//!
+//! Unknown keys are errors. Secrets never stand in the file: `*_env` names a variable, `*_file` a
+//! file that others cannot read. `config/musher.example.toml` is tested against these types.
+
+use crate::model::agent::Role;
+use crate::model::chat::QueueMode;
+use crate::model::ids::{AgentName, PersonId, ProjectName};
+use crate::model::item::QaMode;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Everything in `musher.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the database, the crypto store, worktrees and logs are; relative to the file.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    /// Where `new project` creates projects; default `<data_dir>/projects`.
+    #[serde(default)]
+    pub projects_dir: Option<PathBuf>,
+    /// The time zone of reminders, an IANA name such as `Europe/Berlin`.
+    #[serde(default = "default_zone")]
+    pub time_zone: String,
+    /// The Matrix account; not needed by `musher console`.
+    #[serde(default)]
+    pub matrix: Option<MatrixConfig>,
+    /// The coordinator's model.
+    pub llm: LlmConfig,
+    /// How the chat behaves.
+    #[serde(default)]
+    pub chat: ChatConfig,
+    /// Limits over all projects.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// The watchdog over agents.
+    #[serde(default)]
+    pub watchdog: WatchdogConfig,
+    /// The merge queue.
+    #[serde(default)]
+    pub merge: MergeConfig,
+    /// Confinement of agents' commands.
+    #[serde(default)]
+    pub containers: ContainersConfig,
+    /// The HTTP listener.
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// Logging.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// The projects; more come from `new project`.
+    #[serde(default)]
+    pub projects: Vec<ProjectConfig>,
+    /// The agents.
+    #[serde(default)]
+    pub agents: Vec<AgentConfig>,
+}
+
+/// `[matrix]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatrixConfig {
+    /// The homeserver's base URL.
+    pub homeserver: String,
+    /// The bot's account.
+    pub user_id: String,
+    /// Names the variable that holds the password.
+    #[serde(default)]
+    pub password_env: Option<String>,
+    /// Names the file that holds the password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Names the variable with the passphrase of the crypto store.
+    #[serde(default)]
+    pub store_passphrase_env: Option<String>,
+    /// Names the file with the passphrase of the crypto store.
+    #[serde(default)]
+    pub store_passphrase_file: Option<PathBuf>,
+    /// The device's display name.
+    #[serde(default = "default_device_name")]
+    pub device_name: String,
+    /// Who is heard: exact ids or `*:server`. Empty means nobody.
+    pub allowed_users: Vec<String>,
+    /// Where it listens: ids, aliases, or `*` for any room an allowed user invites it to. Empty
+    /// means nowhere.
+    pub allowed_rooms: Vec<String>,
+    /// Who may run administrative commands; each must be allowed too.
+    #[serde(default)]
+    pub admin_users: Vec<PersonId>,
+    /// Whether messages from unverified devices are refused.
+    #[serde(default)]
+    pub require_verified_devices: bool,
+}
+
+/// The API that the coordinator speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// Anthropic's Messages API.
+    Anthropic,
+    /// OpenAI's Chat Completions API, or any server that is compatible with it.
+    Openai,
+    /// Google's Gemini API.
+    Gemini,
+    /// A local Ollama.
+    Ollama,
+    /// The Claude Code CLI, for those who have a subscription instead of a key.
+    ClaudeCode,
+    /// Plays a recorded conversation from `replay_file`; no model is called.
+    Replay,
+}
+
+/// `[llm]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LlmConfig {
+    /// Which API.
+    pub provider: Provider,
+    /// Which model, by the provider's name for it.
+    #[serde(default)]
+    pub model: String,
+    /// Names the variable that holds the key.
+    #[serde(default)]
+    pub api_key_env: Option<String>,
+    /// Names the file that holds the key.
+    #[serde(default)]
+    pub api_key_file: Option<PathBuf>,
+    /// Another server that speaks the same API.
+    #[serde(default)]
+    pub base_url: Option<String>,
+    /// `replay`: the recording.
+    #[serde(default)]
+    pub replay_file: Option<PathBuf>,
+    /// Most steps (model calls) in one turn.
+    #[serde(default = "default_max_steps")]
+    pub max_steps: u32,
+    /// Most output tokens in one model call.
+    #[serde(default = "default_max_output_tokens")]
+    pub max_output_tokens: u32,
+    /// Most tokens, in and out, in one turn.
+    #[serde(default = "default_max_turn_tokens")]
+    pub max_turn_tokens: u64,
+    /// Most money in one turn, in US dollars.
+    #[serde(default = "default_max_turn_usd")]
+    pub max_turn_usd: f64,
+    /// Longest turn, in seconds.
+    #[serde(default = "default_max_turn_seconds")]
+    pub max_turn_seconds: u64,
+    /// Price of a million input tokens, in US dollars; known models need none.
+    #[serde(default)]
+    pub usd_per_million_input: Option<f64>,
+    /// Price of a million output tokens, in US dollars; known models need none.
+    #[serde(default)]
+    pub usd_per_million_output: Option<f64>,
+}
+
+/// `[chat]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChatConfig {
+    /// How long a window stays open after a message, in milliseconds.
+    pub coalesce_ms: u64,
+    /// How long a window stays open at most, in milliseconds.
+    pub coalesce_max_ms: u64,
+    /// What happens to messages during a turn.
+    pub queue_mode: QueueMode,
+    /// How many messages wait at most before the oldest are condensed.
+    pub queue_cap: usize,
+    /// The shortest time between two edits of a growing answer, in milliseconds.
+    pub stream_edit_ms: u64,
+    /// What begins a command.
+    pub prefix: String,
+    /// How long a permission request waits for a person, in seconds.
+    pub permission_timeout_s: u64,
+    /// How many messages not meant for the bot are given to the model as context.
+    pub context_messages: usize,
+}
+
+impl Default for ChatConfig {
+    fn default() -> Self {
+        Self {
+            coalesce_ms: 1500,
+            coalesce_max_ms: 8000,
+            queue_mode: QueueMode::Collect,
+            queue_cap: 50,
+            stream_edit_ms: 3000,
+            prefix: "!".to_owned(),
+            permission_timeout_s: 900,
+            context_messages: 10,
+        }
+    }
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Agents that run at the same time, over all projects.
+    pub max_agents: usize,
+    /// Coordinator turns that run at the same time.
+    pub max_parallel_turns: usize,
+    /// Agent starts a minute, over all projects.
+    pub max_starts_per_minute: u32,
+    /// Money a day (UTC), in US dollars; none: unlimited.
+    pub usd_per_day: Option<f64>,
+    /// Tokens a day (UTC); none: unlimited.
+    pub tokens_per_day: Option<u64>,
+    /// The share of a limit at which a warning is posted.
+    pub warn_at: f64,
+    /// How often failing gates send an item back to its coder.
+    pub max_retries: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            max_agents: 4,
+            max_parallel_turns: 4,
+            max_starts_per_minute: 10,
+            usd_per_day: None,
+            tokens_per_day: None,
+            warn_at: 0.8,
+            max_retries: 3,
+        }
+    }
+}
+
+/// `[watchdog]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WatchdogConfig {
+    /// Seconds between two looks.
+    pub tick_s: u64,
+    /// Seconds without any event after which a turn is ended.
+    pub stall_timeout_s: u64,
+    /// How often a dead session is resumed from its checkpoint.
+    pub max_recoveries: u32,
+}
+
+impl Default for WatchdogConfig {
+    fn default() -> Self {
+        Self { tick_s: 30, stall_timeout_s: 600, max_recoveries: 1 }
+    }
+}
+
+/// `[merge]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MergeConfig {
+    /// How long one gate may run, in seconds.
+    pub gate_timeout_s: u64,
+    /// The author of merge commits, as `Name <address>`.
+    pub author: String,
+    /// How long a done item stays on the board, in seconds.
+    pub done_retention_s: u64,
+}
+
+impl Default for MergeConfig {
+    fn default() -> Self {
+        Self {
+            gate_timeout_s: 1800,
+            author: "Musher <musher@localhost>".to_owned(),
+            done_retention_s: 4 * 3600,
+        }
+    }
+}
+
+/// What keeps an agent's commands inside its worktree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confinement {
+    /// The bubblewrap sandbox, where it is installed.
+    Bubblewrap,
+    /// Nothing; `doctor` says so.
+    #[default]
+    None,
+}
+
+/// `[containers]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContainersConfig {
+    /// What keeps an agent's commands inside its worktree.
+    pub confinement: Confinement,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Address of the listener; none: off.
+    pub listen: Option<String>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// A filter in the form of `tracing`'s `EnvFilter`.
+    pub filter: String,
+    /// Whether lines are JSON.
+    pub json: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            filter: "warn,musher=info,matrix_sdk::http_client=off,matrix_sdk_crypto::machine=error"
+                .to_owned(),
+            json: false,
+        }
+    }
+}
+
+/// `[[projects]]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectConfig {
+    /// Its name, `[a-z][a-z0-9-]{0,38}`.
+    pub name: ProjectName,
+    /// The git repository.
+    pub path: PathBuf,
+    /// The branch that work is merged into.
+    #[serde(default = "default_base")]
+    pub base: String,
+    /// Shell commands that must succeed, in order.
+    #[serde(default)]
+    pub gates: Vec<String>,
+    /// Shell commands run once in a new worktree.
+    #[serde(default)]
+    pub setup: Vec<String>,
+    /// The room bound to it: an id or alias.
+    #[serde(default)]
+    pub room: Option<String>,
+    /// Who decides that work is good, unless an item says otherwise.
+    #[serde(default)]
+    pub qa: QaMode,
+    /// Whether the base branch is pushed after a merge.
+    #[serde(default)]
+    pub push: bool,
+    /// Agents that run at the same time in this project; none: the overall limit.
+    #[serde(default)]
+    pub max_agents: Option<usize>,
+}
+
+/// How an agent is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuntimeKind {
+    /// The Claude Code CLI.
+    ClaudeCode,
+    /// The Codex CLI.
+    Codex,
+    /// Any agent that speaks the Agent Client Protocol.
+    Acp,
+    /// Built in: our own loop over a model API.
+    Api,
+    /// Plays recorded turns from a file.
+    Replay,
+}
+
+impl RuntimeKind {
+    /// The name as configured and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RuntimeKind::ClaudeCode => "claude-code",
+            RuntimeKind::Codex => "codex",
+            RuntimeKind::Acp => "acp",
+            RuntimeKind::Api => "api",
+            RuntimeKind::Replay => "replay",
+        }
+    }
+}
+
+/// What happens when a runtime asks for a permission that no rule covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PermissionMode {
+    /// A person is asked in the room.
+    #[default]
+    Ask,
+    /// Allowed inside its worktree; deny rules still hold.
+    Auto,
+}
+
+/// `[[agents]]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// Its name.
+    pub name: AgentName,
+    /// What it is for.
+    pub role: Role,
+    /// How it is run.
+    pub runtime: RuntimeKind,
+    /// The program; default: the runtime's usual one, found on the PATH.
+    #[serde(default)]
+    pub command: Option<String>,
+    /// The model; default: the runtime's own, for `api` the coordinator's.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Variables of the server's environment that it may see.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// What happens when no rule covers a permission.
+    #[serde(default)]
+    pub permissions: PermissionMode,
+    /// Tools that are allowed, such as `Bash(cargo *)`.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Tools that are denied; wins over `allow`.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// `replay`: the recording.
+    #[serde(default)]
+    pub replay_file: Option<PathBuf>,
+    /// Projects that it works in; empty: all.
+    #[serde(default)]
+    pub projects: Vec<ProjectName>,
+    /// Most turns on one item.
+    #[serde(default = "default_max_turns")]
+    pub max_turns: u32,
+    /// Longest work on one item, in minutes.
+    #[serde(default = "default_max_minutes")]
+    pub max_minutes: u64,
+    /// Most tokens on one item; none: unlimited.
+    #[serde(default)]
+    pub max_tokens: Option<u64>,
+    /// Most money on one item, in US dollars; none: unlimited.
+    #[serde(default)]
+    pub max_usd: Option<f64>,
+    /// Overrides `[watchdog] stall_timeout_s`.
+    #[serde(default)]
+    pub stall_timeout_s: Option<u64>,
+}
+
+fn default_data_dir() -> PathBuf {
+    PathBuf::from(".musher")
+}
+fn default_zone() -> String {
+    "UTC".to_owned()
+}
+fn default_device_name() -> String {
+    "Musher".to_owned()
+}
+fn default_base() -> String {
+    "main".to_owned()
+}
+fn default_max_steps() -> u32 {
+    24
+}
+fn default_max_output_tokens() -> u32 {
+    8192
+}
+fn default_max_turn_tokens() -> u64 {
+    1_000_000
+}
+fn default_max_turn_usd() -> f64 {
+    5.0
+}
+fn default_max_turn_seconds() -> u64 {
+    600
+}
+fn default_max_turns() -> u32 {
+    20
+}
+fn default_max_minutes() -> u64 {
+    120
+}
