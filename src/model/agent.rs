@@ -1,5 +1,7 @@
 //! Agents' roles and the states of their sessions.
 
+use crate::model::llm::Usage;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 /// What an agent is for: fixes its prompt, its tools and the columns it may work in.
@@ -123,4 +125,126 @@ pub enum WaitingFor {
     RateLimit,
     /// A timer.
     Timer,
+}
+
+/// What a waiting session waits for, and until when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// What for.
+    #[serde(rename = "for")]
+    pub what: WaitingFor,
+    /// When it is woken at the latest, if ever.
+    pub until: Option<DateTime<Utc>>,
+    /// What exactly, in words.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// How a turn ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "snake_case")]
+pub enum TurnEnd {
+    /// The runtime yielded by itself, with a result.
+    Clean,
+    /// It was interrupted by a person, a stop or the shutdown.
+    Stopped {
+        /// By whom or why, in words.
+        why: String,
+    },
+    /// Nothing was heard from it for too long.
+    Stalled,
+    /// A limit of the agent or the item was reached.
+    Limit {
+        /// Which, in words.
+        what: String,
+    },
+    /// A provider refuses until a moment.
+    RateLimited {
+        /// Until when.
+        until: DateTime<Utc>,
+    },
+    /// The runtime failed.
+    Failed {
+        /// How.
+        failure: Failure,
+        /// In words, with the remedy where there is one.
+        message: String,
+    },
+    /// The server itself ended while the turn ran.
+    CutOff,
+}
+
+/// What made a runtime fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// Not logged in, a bad key, no credit: nothing works until a person acts.
+    Auth,
+    /// The program is missing or of an untested version, or cannot start.
+    Unusable,
+    /// The provider is overloaded, unreachable or broken; retries are used up.
+    Provider,
+    /// The request was refused as malformed, or the model is unknown.
+    BadRequest,
+    /// The conversation no longer fits the model.
+    ContextFull,
+    /// The runtime's session to resume is gone.
+    SessionLost,
+    /// What it printed could not be understood, or a pipe broke.
+    Protocol,
+    /// It ended without a result.
+    Crash,
+}
+
+/// What came of a turn, as stored in its row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TurnResult {
+    /// How it ended.
+    pub end: TurnEnd,
+    /// The runtime process's exit code, when it exited.
+    pub exit_code: Option<i32>,
+    /// The runtime's session id.
+    pub native_id: Option<String>,
+    /// Whether the runtime went on with another session than it was asked to.
+    pub resume_mismatch: bool,
+    /// The report (`reports.id`) that the agent made in this turn, if any.
+    pub report: Option<i64>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// The session's state when the turn began.
+    pub state_before: SessionState,
+    /// The session's state when it was settled.
+    pub state_after: SessionState,
+    /// Whether the agent ended without a report although it was asked for one.
+    pub contract_violation: bool,
+    /// What the agent said last.
+    pub last_text: String,
+    /// The last lines of the runtime's stderr, when the turn failed.
+    pub stderr_tail: String,
+    /// What a person should know and what fails nothing.
+    pub warnings: Vec<String>,
+    /// Tokens.
+    pub usage: Usage,
+    /// Money, in millionths of a US dollar; 0 where it is not known.
+    pub cost_microusd: i64,
+}
+
+impl TurnResult {
+    /// Whether the runtime yielded by itself.
+    pub fn is_clean(&self) -> bool {
+        self.end == TurnEnd::Clean
+    }
+
+    /// Whether the turn ended for a reason that is not the agent's: such ends are not counted
+    /// against it.
+    pub fn is_forced(&self) -> bool {
+        match self.end {
+            TurnEnd::Clean | TurnEnd::Stalled => false,
+            TurnEnd::Stopped { .. }
+            | TurnEnd::Limit { .. }
+            | TurnEnd::RateLimited { .. }
+            | TurnEnd::Failed { .. }
+            | TurnEnd::CutOff => true,
+        }
+    }
 }

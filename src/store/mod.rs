@@ -13,6 +13,8 @@
 //! works, and waits with [`Changes::changed`] for the next hint or its own tick. A missed hint
 //! costs a tick, never work.
 
+pub mod agents;
+pub mod costs;
 mod lock;
 pub mod log;
 pub mod meta;
@@ -20,7 +22,7 @@ mod open;
 pub mod outbox;
 pub mod types;
 
-pub use lock::{LockError, Owner};
+pub use lock::{LockError, Owner, start_time};
 pub use open::OpenError;
 
 use crate::clock::Clock;

@@ -1,0 +1,209 @@
+//! Turns, what happened in them, and the built-in agent's conversation.
+
+use crate::clock::from_millis;
+use crate::model::agent::TurnResult;
+use crate::model::ids::{AgentSessionId, ItemId, TurnId};
+use crate::model::llm::LlmMessage;
+use crate::redact::redact;
+use crate::store::types::Json;
+use crate::store::{StoreError, Tx};
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+/// The longest text that one event keeps, in bytes.
+const EVENT_TEXT_MAX: usize = 4096;
+
+/// A row of `turns`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Turn {
+    /// Its number.
+    pub id: TurnId,
+    /// Its session.
+    pub session: AgentSessionId,
+    /// What it was told.
+    pub prompt: String,
+    /// How it ended; `None` while it runs, or when a crash cut it off.
+    pub result: Option<TurnResult>,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+const COLUMNS: &str = "id, session, prompt, result, started_at, ended_at";
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<Turn> {
+    Ok(Turn {
+        id: row.get(0)?,
+        session: row.get(1)?,
+        prompt: row.get(2)?,
+        result: row.get::<_, Option<Json<TurnResult>>>(3)?.map(|json| json.0),
+        started_at: from_millis(row.get(4)?),
+        ended_at: row.get::<_, Option<i64>>(5)?.map(from_millis),
+    })
+}
+
+/// Begins a turn with the prompt that waits, which moves from the session into the turn's row.
+///
+/// `None` when there is nothing to say: no turn then.
+pub fn begin_turn(tx: &Tx<'_>, session: AgentSessionId) -> Result<Option<TurnId>, StoreError> {
+    let prompt: Option<String> = tx
+        .prepare_cached("SELECT pending_prompt FROM agent_sessions WHERE id = ?1")?
+        .query_row([session], |row| row.get(0))
+        .optional()?
+        .flatten();
+    let Some(prompt) = prompt.filter(|prompt| !prompt.trim().is_empty()) else {
+        return Ok(None);
+    };
+    super::clear_prompt(tx, session)?;
+    tx.prepare_cached("INSERT INTO turns (session, prompt, started_at) VALUES (?1, ?2, ?3)")?
+        .execute(params![session, prompt, tx.now()])?;
+    Ok(Some(TurnId(tx.last_insert_rowid())))
+}
+
+/// Writes how a turn ended; says whether it was still open. The first result stands.
+pub fn finish_turn(tx: &Tx<'_>, turn: TurnId, result: &TurnResult) -> Result<bool, StoreError> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE turns SET result = ?2, input = ?3, cached = ?4, output = ?5,
+                              cost_microusd = ?6, ended_at = ?7
+             WHERE id = ?1 AND result IS NULL",
+        )?
+        .execute(params![
+            turn,
+            Json(result),
+            result.usage.input.cast_signed(),
+            result.usage.cached.cast_signed(),
+            result.usage.output.cast_signed(),
+            result.cost_microusd,
+            tx.now()
+        ])?;
+    Ok(changed == 1)
+}
+
+/// One turn.
+pub fn turn(conn: &Connection, id: TurnId) -> Result<Option<Turn>, StoreError> {
+    let mut statement =
+        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM turns WHERE id = ?1"))?;
+    Ok(statement.query_row([id], from_row).optional()?)
+}
+
+/// A session's turns, oldest first.
+pub fn turns_of_session(
+    conn: &Connection,
+    session: AgentSessionId,
+) -> Result<Vec<Turn>, StoreError> {
+    let mut statement = conn
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM turns WHERE session = ?1 ORDER BY id"))?;
+    let rows = statement.query_map([session], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Turns without a result: running, or cut off by a crash.
+pub fn unfinished_turns(conn: &Connection) -> Result<Vec<Turn>, StoreError> {
+    let mut statement = conn
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM turns WHERE result IS NULL ORDER BY id"))?;
+    let rows = statement.query_map([], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Something that an agent did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnEvent {
+    /// The turn.
+    pub turn: TurnId,
+    /// The session.
+    pub session: AgentSessionId,
+    /// What sort: `prompt`, `text`, `tool`, `tool_end`, `retry`, `permission`, `error`, …
+    pub kind: String,
+    /// What, redacted and cut.
+    pub text: String,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// Stores something that an agent did: secrets taken out, long text cut.
+pub fn append_turn_event(
+    tx: &Tx<'_>,
+    turn: TurnId,
+    session: AgentSessionId,
+    kind: &str,
+    text: &str,
+) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO turn_events (turn, session, kind, text, at) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![turn, session, kind, cut(&redact(text)), tx.now()])?;
+    Ok(())
+}
+
+/// The first bytes of a long text, with a note that there was more.
+fn cut(text: &str) -> String {
+    if text.len() <= EVENT_TEXT_MAX {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(EVENT_TEXT_MAX);
+    format!("{}… ({} bytes in all)", &text[..end], text.len())
+}
+
+fn event_from_row(row: &Row<'_>) -> rusqlite::Result<TurnEvent> {
+    Ok(TurnEvent {
+        turn: row.get(0)?,
+        session: row.get(1)?,
+        kind: row.get(2)?,
+        text: row.get(3)?,
+        at: from_millis(row.get(4)?),
+    })
+}
+
+/// The last `count` things that agents did on an item, oldest first.
+pub fn turn_events(
+    conn: &Connection,
+    item: ItemId,
+    count: usize,
+) -> Result<Vec<TurnEvent>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT turn, session, kind, text, at FROM turn_events
+         WHERE session IN (SELECT id FROM agent_sessions WHERE item = ?1)
+         ORDER BY id DESC LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![item, count as i64], event_from_row)?;
+    let mut events = rows.collect::<Result<Vec<_>, _>>()?;
+    events.reverse();
+    Ok(events)
+}
+
+/// The last `count` things that happened in a session, oldest first.
+pub fn session_events(
+    conn: &Connection,
+    session: AgentSessionId,
+    count: usize,
+) -> Result<Vec<TurnEvent>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT turn, session, kind, text, at FROM turn_events WHERE session = ?1
+         ORDER BY id DESC LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![session, count as i64], event_from_row)?;
+    let mut events = rows.collect::<Result<Vec<_>, _>>()?;
+    events.reverse();
+    Ok(events)
+}
+
+/// Appends a message to the built-in agent's conversation.
+pub fn append_message(
+    tx: &Tx<'_>,
+    session: AgentSessionId,
+    message: &LlmMessage,
+) -> Result<(), StoreError> {
+    tx.prepare_cached("INSERT INTO agent_messages (session, message, at) VALUES (?1, ?2, ?3)")?
+        .execute(params![session, Json(message), tx.now()])?;
+    Ok(())
+}
+
+/// The built-in agent's conversation, oldest first.
+pub fn messages(conn: &Connection, session: AgentSessionId) -> Result<Vec<LlmMessage>, StoreError> {
+    let mut statement =
+        conn.prepare_cached("SELECT message FROM agent_messages WHERE session = ?1 ORDER BY id")?;
+    let rows = statement.query_map([session], |row| Ok(row.get::<_, Json<LlmMessage>>(0)?.0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
