@@ -9,6 +9,8 @@ pub mod clock;
 pub mod config;
 pub mod model;
 pub mod redact;
+// row 6: services
+pub mod chat;
 // row 7: one door each to the outside
 pub mod llm;
 pub mod store;

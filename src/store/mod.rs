@@ -15,11 +15,13 @@
 
 pub mod agents;
 pub mod costs;
+pub mod inbox;
 mod lock;
 pub mod log;
 pub mod meta;
 mod open;
 pub mod outbox;
+pub mod rooms;
 pub mod types;
 
 pub use lock::{LockError, Owner, start_time};

@@ -31,6 +31,7 @@ CREATE INDEX inbox_session ON inbox (session, id);
 CREATE TABLE outbox (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     room       TEXT NOT NULL,
+    thread     TEXT,                      -- root of the thread it goes to; NULL: main timeline
     outgoing   TEXT NOT NULL,             -- JSON of model::chat::Outgoing
     dedup      TEXT UNIQUE,               -- a key that makes enqueueing it again a no-op
     state      TEXT NOT NULL DEFAULT 'pending',
@@ -43,6 +44,18 @@ CREATE TABLE outbox (
 ) STRICT;
 CREATE INDEX outbox_pending ON outbox (room, id) WHERE state = 'pending';
 CREATE INDEX outbox_sent_key ON outbox (sent_key) WHERE sent_key IS NOT NULL;
+CREATE INDEX outbox_thread ON outbox (room, thread) WHERE thread IS NOT NULL;
+CREATE INDEX outbox_failed ON outbox (id) WHERE state = 'failed';
+
+-- What was posted of a row, piece by piece: a long text is several messages, and an edit that
+-- makes it longer adds some. Pieces that stand here are not posted again.
+CREATE TABLE outbox_parts (
+    outbox   INTEGER NOT NULL,
+    part     INTEGER NOT NULL,
+    sent_key TEXT NOT NULL,
+    PRIMARY KEY (outbox, part)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX outbox_parts_key ON outbox_parts (sent_key);
 
 -- What is remembered of a room.
 CREATE TABLE rooms (

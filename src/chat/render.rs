@@ -1,0 +1,1 @@
+//! Markdown to the HTML that Matrix allows.

@@ -1,0 +1,184 @@
+//! What people said and did, journaled before anything acts on it.
+//!
+//! A row is written in the transaction that commits the transport's position behind it, under the
+//! transport's own id, so that a redelivery inserts nothing. States: `new`, then `batched` (in a
+//! session's window or queue; with a turn's number once a turn has taken it), then `done`, or
+//! `dropped` when it was taken back or the queue was emptied. Open rows (`new`, `batched`) survive
+//! a crash and are read again after it.
+
+use super::types::Json;
+use super::{StoreError, Tx};
+use crate::model::chat::{Incoming, IncomingBody};
+use crate::model::ids::{MessageKey, PersonId, SessionKey};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+/// Journals what a person did; says whether it was not known yet.
+pub fn insert(tx: &Tx<'_>, incoming: &Incoming) -> Result<bool, StoreError> {
+    let inserted = tx
+        .prepare_cached(
+            "INSERT INTO inbox (key, session, sender, sent_at, addressed, incoming, arrived_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (key) DO NOTHING",
+        )?
+        .execute(params![
+            incoming.key,
+            incoming.session,
+            incoming.sender,
+            incoming.sent_at.timestamp_millis(),
+            incoming.addressed,
+            Json(incoming),
+            tx.now(),
+        ])?;
+    Ok(inserted == 1)
+}
+
+fn numbered(row: &Row<'_>) -> rusqlite::Result<(i64, Incoming)> {
+    Ok((row.get(0)?, row.get::<_, Json<Incoming>>(1)?.0))
+}
+
+/// Rows after `after` that nothing has looked at yet, in the order of arrival.
+///
+/// `after` is the last row number that the caller has already taken in hand; 0 reads all.
+pub fn take_new(conn: &Connection, after: i64) -> Result<Vec<(i64, Incoming)>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, incoming FROM inbox WHERE state = 'new' AND id > ?1 ORDER BY id",
+    )?;
+    let rows = statement.query_map([after], numbered)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// All rows that are not done, in the order of arrival; what a restart takes up again.
+pub fn open(conn: &Connection) -> Result<Vec<(i64, Incoming)>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, incoming FROM inbox WHERE state IN ('new', 'batched') ORDER BY id",
+    )?;
+    let rows = statement.query_map([], numbered)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The rows of `session` that are not done, in the order of arrival.
+pub fn open_of(
+    conn: &Connection,
+    session: &SessionKey,
+) -> Result<Vec<(i64, Incoming)>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, incoming FROM inbox
+         WHERE state IN ('new', 'batched') AND session = ?1 ORDER BY id",
+    )?;
+    let rows = statement.query_map([session], numbered)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The newest messages of `session` that were not meant for the bot, at most `limit`, oldest
+/// first: context for the model.
+pub fn recent_unaddressed(
+    conn: &Connection,
+    session: &SessionKey,
+    limit: usize,
+) -> Result<Vec<Incoming>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, incoming FROM inbox
+         WHERE session = ?1 AND addressed = 0 AND state <> 'dropped'
+           AND json_extract(incoming, '$.body.body') = 'text'
+         ORDER BY id DESC LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![session, limit as i64], numbered)?;
+    let mut found: Vec<Incoming> =
+        rows.map(|row| row.map(|(_, incoming)| incoming)).collect::<Result<_, _>>()?;
+    found.reverse();
+    Ok(found)
+}
+
+/// The message `key`, in whatever state.
+pub fn find(conn: &Connection, key: &MessageKey) -> Result<Option<Incoming>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT id, incoming FROM inbox WHERE key = ?1")?;
+    Ok(statement.query_row([key], numbered).optional()?.map(|(_, incoming)| incoming))
+}
+
+/// Whether the message `key` was journaled, in whatever state.
+pub fn is_known(conn: &Connection, key: &MessageKey) -> Result<bool, StoreError> {
+    Ok(conn.prepare_cached("SELECT 1 FROM inbox WHERE key = ?1")?.exists([key])?)
+}
+
+/// Moves each open row of `keys` to `state`.
+fn move_to(tx: &Tx<'_>, keys: &[MessageKey], sql: &str) -> Result<usize, StoreError> {
+    let mut statement = tx.prepare_cached(sql)?;
+    let mut moved = 0;
+    for key in keys {
+        moved += statement.execute([key])?;
+    }
+    Ok(moved)
+}
+
+/// Notes that messages stand in a session's window or queue.
+pub fn mark_batched(tx: &Tx<'_>, keys: &[MessageKey]) -> Result<usize, StoreError> {
+    move_to(tx, keys, "UPDATE inbox SET state = 'batched' WHERE key = ?1 AND state = 'new'")
+}
+
+/// Notes that turn `turn` has taken messages: from now on edits come too late.
+pub fn mark_taken(tx: &Tx<'_>, keys: &[MessageKey], turn: i64) -> Result<(), StoreError> {
+    let mut statement = tx.prepare_cached(
+        "UPDATE inbox SET state = 'batched', turn = ?2
+         WHERE key = ?1 AND state IN ('new', 'batched')",
+    )?;
+    for key in keys {
+        statement.execute(params![key, turn])?;
+    }
+    Ok(())
+}
+
+/// Notes that messages are dealt with; says how many were not before.
+pub fn mark_done(tx: &Tx<'_>, keys: &[MessageKey]) -> Result<usize, StoreError> {
+    move_to(
+        tx,
+        keys,
+        "UPDATE inbox SET state = 'done' WHERE key = ?1 AND state IN ('new', 'batched')",
+    )
+}
+
+/// Drops everything of `session` that is not done; says how many messages that were.
+pub fn drop_pending(tx: &Tx<'_>, session: &SessionKey) -> Result<usize, StoreError> {
+    Ok(tx
+        .prepare_cached(
+            "UPDATE inbox SET state = 'dropped'
+             WHERE session = ?1 AND state IN ('new', 'batched')",
+        )?
+        .execute([session])?)
+}
+
+/// Replaces the text of `sender`'s message `of`, unless it was already processed or taken by a
+/// turn; says whether it did.
+pub fn replace_text(
+    tx: &Tx<'_>,
+    of: &MessageKey,
+    sender: &PersonId,
+    text: &str,
+) -> Result<bool, StoreError> {
+    let mut statement = tx.prepare_cached(
+        "SELECT id, incoming FROM inbox
+         WHERE key = ?1 AND sender = ?2 AND turn IS NULL AND state IN ('new', 'batched')",
+    )?;
+    let Some((id, mut incoming)) = statement.query_row(params![of, sender], numbered).optional()?
+    else {
+        return Ok(false);
+    };
+    let IncomingBody::Text { text: old, .. } = &mut incoming.body else { return Ok(false) };
+    text.clone_into(old);
+    tx.prepare_cached("UPDATE inbox SET incoming = ?2 WHERE id = ?1")?
+        .execute(params![id, Json(&incoming)])?;
+    Ok(true)
+}
+
+/// Drops the message `of`, unless it was already processed or taken by a turn; says whether it
+/// did.
+pub fn remove(tx: &Tx<'_>, of: &MessageKey) -> Result<bool, StoreError> {
+    let dropped = tx
+        .prepare_cached(
+            "UPDATE inbox SET state = 'dropped'
+             WHERE key = ?1 AND turn IS NULL AND state IN ('new', 'batched')",
+        )?
+        .execute([of])?;
+    Ok(dropped == 1)
+}
+
+#[cfg(test)]
+mod tests;
