@@ -4,8 +4,6 @@
 //! (`tests/architecture.rs` reads every `crate::` path). Down goes a call on a handle; up goes a
 //! row in a log, and a hint that it is there.
 
-// row 3: what people can ask for
-pub mod commands;
 // row 8: pure, or nearly so
 pub mod clock;
 pub mod config;
@@ -16,3 +14,5 @@ pub mod chat;
 // row 7: one door each to the outside
 pub mod llm;
 pub mod store;
+// row 6: services
+pub mod mail;

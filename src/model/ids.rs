@@ -80,6 +80,10 @@ row_id! {
     /// A timer or reminder.
     TimerId
 }
+row_id! {
+    /// A request put to a person.
+    RequestId
+}
 name_type! {
     /// A project's name, `[a-z][a-z0-9-]{0,38}`.
     ProjectName

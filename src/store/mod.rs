@@ -18,9 +18,12 @@ pub mod costs;
 pub mod inbox;
 mod lock;
 pub mod log;
+pub mod mail;
 pub mod meta;
 mod open;
 pub mod outbox;
+pub mod people;
+pub mod requests;
 pub mod rooms;
 pub mod types;
 

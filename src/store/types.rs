@@ -2,7 +2,7 @@
 
 use crate::model::ids::{
     AgentName, AgentSessionId, ItemId, MailId, MessageKey, OutboxId, PersonId, ProjectName,
-    RoomKey, SessionKey, TimerId, TurnId,
+    RequestId, RoomKey, SessionKey, TimerId, TurnId,
 };
 use rusqlite::Result;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
@@ -24,7 +24,7 @@ macro_rules! as_inner {
     )+};
 }
 
-as_inner!(i64: ItemId, AgentSessionId, TurnId, OutboxId, MailId, TimerId);
+as_inner!(i64: ItemId, AgentSessionId, TurnId, OutboxId, MailId, TimerId, RequestId);
 as_inner!(String: ProjectName, AgentName, PersonId, RoomKey, MessageKey);
 
 impl ToSql for SessionKey {

@@ -326,6 +326,9 @@ CREATE INDEX mail_unread ON mail (recipient, priority DESC, id) WHERE read_at IS
 CREATE INDEX mail_recipient ON mail (recipient, id);
 CREATE INDEX mail_sender ON mail (sender, id);
 CREATE INDEX mail_thread ON mail (thread_id, id);
+CREATE INDEX mail_item ON mail (item, id) WHERE item IS NOT NULL;
+CREATE INDEX mail_claimed ON mail (recipient, claimed_by)
+    WHERE claimed_by IS NOT NULL AND read_at IS NULL;
 
 -- Things to do at a time. kind: reminder, prompt, start, resume. state: waiting -> fired |
 -- cancelled.
