@@ -8,10 +8,12 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::encrypted_person::EncryptedPerson;
 use crate::support::event::Message;
-use crate::support::installed;
 use crate::support::model_server::{ModelServer, Reply};
+use crate::support::musher::Musher;
 use crate::support::person::Person;
-use crate::support::synapse::Synapse;
+use crate::support::repository::Repository;
+use crate::support::synapse::{RateLimits, Synapse};
+use crate::support::{installed, processes};
 
 #[tokio::test]
 async fn two_people_talk_on_a_real_homeserver() {
@@ -74,7 +76,7 @@ async fn two_people_talk_in_an_encrypted_room() {
 }
 
 #[tokio::test]
-async fn a_homeserver_of_ones_own_comes_back_with_its_data() {
+async fn the_default_rate_limits_can_be_had() {
     let server = Synapse::with_default_rate_limits().await;
     let ann = Person::new(server, "ann").await;
     let room = ann.group_room("notes", &[]).await;
@@ -85,6 +87,21 @@ async fn a_homeserver_of_ones_own_comes_back_with_its_data() {
         refused += usize::from(ann.call(reqwest::Method::PUT, &path, &content).await.0 == 429);
     }
     assert!(refused > 0, "the default rate limits must be on");
+}
+
+#[tokio::test]
+async fn a_homeserver_of_ones_own_comes_back_with_its_data() {
+    let server = Synapse::start(RateLimits::Raised).await;
+    let ann = Person::new(&server, "ann").await;
+    let room = ann.group_room("notes", &[]).await;
+    ann.say(&room, "before").await;
+    server.kill();
+    assert!(reqwest::get(format!("{}/health", server.url)).await.is_err(), "it must be down");
+    server.resume().await;
+    ann.say(&room, "after").await;
+    ann.wait_for_text(&room, &ann.id, "after").await;
+    let texts = ann.messages_of(&room, &ann.id).await;
+    assert_eq!(texts.iter().map(|event| event.body()).collect::<Vec<_>>(), ["before", "after"]);
 }
 
 /// Whoever reads a stream of server-sent events: the `data:` lines.
@@ -242,4 +259,47 @@ async fn claude_code_works_with_the_scripted_model() {
     assert_eq!(model.requests()[0].api_key(), "test-key");
     model.assert_all_scripted();
     eprintln!("{}", model.print());
+}
+
+#[tokio::test]
+async fn the_program_runs_in_an_environment_of_its_own() {
+    let (server, model) = (Synapse::shared().await, ModelServer::start().await);
+    let repository = Repository::new("shop");
+    let mut musher = Musher::new(server, &model).await;
+    musher.allow_admin("@ann:test.local").project(&repository).claude_agent("coder-1");
+    musher.set("/chat/queue_cap", json!(7));
+    let written = std::fs::read_to_string(musher.write_configuration()).unwrap();
+    let read: toml::Table = written.parse().unwrap();
+    assert_eq!(read["projects"][0]["name"].as_str(), Some("shop"));
+    assert_eq!(read["chat"]["queue_cap"].as_integer(), Some(7));
+    assert_eq!(musher.call_exactly(&["--version"]).await.code, 0);
+    musher.assert_no_process_left().await;
+}
+
+#[tokio::test]
+async fn a_process_left_behind_is_found_by_its_environment() {
+    let place = tempfile::tempdir().unwrap();
+    // In a session of its own, orphaned, elsewhere, with nothing on its command line to tell.
+    let line = "cd / && setsid sleep 600 >/dev/null 2>&1 &";
+    let shell =
+        std::process::Command::new("sh").args(["-c", line]).env("MARK", place.path()).status();
+    assert!(shell.unwrap().success());
+    processes::wait_for_process(place.path(), "sleep 600").await;
+    processes::kill_all_of(place.path());
+    processes::assert_none_left(place.path()).await;
+}
+
+#[test]
+fn a_repository_has_a_gate_and_a_clean_checkout() {
+    let repository = Repository::new("shop");
+    assert_eq!(repository.subjects("main"), ["Start"]);
+    repository.write("broken", "");
+    assert!(!repository.is_clean());
+    let gate =
+        std::process::Command::new("sh").arg("check.sh").current_dir(&repository.path).output();
+    assert_eq!(gate.unwrap().status.code(), Some(1));
+    repository.commit("Break it");
+    assert_eq!(repository.show("main", "broken").as_deref(), Some(""));
+    assert_eq!(repository.show("main", "absent"), None);
+    assert!(repository.is_clean());
 }

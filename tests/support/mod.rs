@@ -8,7 +8,10 @@
 pub mod encrypted_person;
 pub mod event;
 pub mod model_server;
+pub mod musher;
 pub mod person;
+pub mod processes;
+pub mod repository;
 pub mod synapse;
 
 use std::path::{Path, PathBuf};
