@@ -27,12 +27,15 @@ die() {
 
 # Runs a command that takes long: says what it is and how it goes, shows its output if it fails.
 with_progress() {
-    local what=$1 began=$SECONDS log status=0 job shown=0
+    local what=$1 began=$SECONDS log status=0 job shown=0 old_trap
     shift
     log=$(mktemp)
     printf '%s …\n' "$what"
     "$@" >"$log" 2>&1 </dev/null &
     job=$!
+    # A script's background jobs do not hear Ctrl-C.
+    old_trap=$(trap -p INT)
+    trap 'kill "$job" 2>/dev/null; exit 130' INT
     while kill -0 "$job" 2>/dev/null; do
         sleep 0.2
         if ((SECONDS - began >= shown + 10)); then
@@ -41,6 +44,8 @@ with_progress() {
         fi
     done
     wait "$job" || status=$?
+    trap - INT
+    eval "$old_trap"
     if ((status == 0)); then
         printf '  done in %d s\n' $((SECONDS - began))
     else
@@ -103,6 +108,13 @@ setup_rust() {
     need git command -v git
     need build-essential command -v cc
     install_missing
+    at_least 2.38 "$(git version | grep -oE '[0-9]+\.[0-9]+' | head -n 1)" ||
+        die "git 2.38 or later is needed (merges without a checkout); this is $(git version)"
+}
+
+# at_least WANTED HAVE
+at_least() {
+    printf '%s\n%s\n' "$1" "$2" | sort -V -C
 }
 
 setup_homeserver() {
@@ -136,6 +148,8 @@ setup_claude_code() {
     need nodejs command -v node
     need npm command -v npm
     install_missing
+    at_least 18 "$(node --version | tr -d v)" ||
+        die "the Claude Code CLI needs Node.js 18 or later; this is $(node --version)"
     lock_cache
     rm -rf "$CACHE/npm"
     mkdir -p "$CACHE/npm"
