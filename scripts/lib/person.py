@@ -192,7 +192,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--homeserver", required=True)
     options.add_argument("--user", required=True, help="full id of the person")
-    options.add_argument("--password", required=True)
+    options.add_argument("--password", default=os.environ.get("MUSHER_DEMO_PASSWORD"))
     options.add_argument("--bot", required=True, help="full id of the bot")
     options.add_argument("--store", required=True, help="folder for the client's keys")
     options.add_argument("--room", help="room to look at; otherwise a new one is made")
