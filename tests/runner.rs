@@ -10,6 +10,7 @@
 
 mod support;
 
+mod architecture;
 mod infrastructure;
 
 /// A story that is in the folder but not in this binary would never run, and nobody would see.
