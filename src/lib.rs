@@ -4,6 +4,8 @@
 //! (`tests/architecture.rs` reads every `crate::` path). Down goes a call on a handle; up goes a
 //! row in a log, and a hint that it is there.
 
+// row 3: what people can ask for
+pub mod commands;
 // row 8: pure, or nearly so
 pub mod clock;
 pub mod config;
@@ -11,8 +13,7 @@ pub mod model;
 pub mod redact;
 // row 6: services
 pub mod chat;
+pub mod mail;
 // row 7: one door each to the outside
 pub mod llm;
 pub mod store;
-// row 6: services
-pub mod mail;

@@ -1,0 +1,357 @@
+//! A command as parsed: what handlers get instead of text.
+
+use crate::model::chat::QueueMode;
+use crate::model::ids::{AgentName, ItemId, ProjectName, TimerId};
+use crate::model::item::Kind;
+
+/// A parsed and validated chat command. Handlers never look at message text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `help [COMMAND]`
+    Help {
+        /// The command to explain; `None` lists them all.
+        topic: Option<String>,
+    },
+    /// `status [N|all]`
+    Status(StatusOf),
+    /// `show N`
+    Show(ItemId),
+    /// `why N`
+    Why(ItemId),
+    /// `agents`
+    Agents,
+    /// `logs N [LINES]`
+    Logs {
+        /// The item.
+        item: ItemId,
+        /// How many events, newest last.
+        lines: usize,
+    },
+    /// `diff N`
+    Diff(ItemId),
+    /// `mail [AGENT]`
+    Mail {
+        /// Whose; `None` is everybody's.
+        agent: Option<AgentName>,
+    },
+    /// `cost [N|today|week]`
+    Cost(CostOf),
+    /// `version`
+    Version,
+    /// `doctor`
+    Doctor,
+    /// `whoami`
+    Whoami,
+    /// `story NAME` and its kin: the first line is the name, the rest the body.
+    NewItem {
+        /// What sort of work.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// Its description.
+        body: String,
+    },
+    /// `start N [AGENT]`
+    Start {
+        /// The item.
+        item: ItemId,
+        /// Who must take it; `None` is whoever is free.
+        agent: Option<AgentName>,
+    },
+    /// `stop [N|all]`
+    Stop(StopOf),
+    /// `resume all`
+    ResumeAll,
+    /// `move N STAGE`
+    Move {
+        /// The item.
+        item: ItemId,
+        /// Where to.
+        to: MoveTo,
+    },
+    /// `depends N on M…`
+    Depends {
+        /// The item.
+        item: ItemId,
+        /// All that it waits for.
+        on: Vec<ItemId>,
+    },
+    /// `assign N AGENT`
+    Assign {
+        /// The item.
+        item: ItemId,
+        /// Who; `None` unpins.
+        agent: Option<AgentName>,
+    },
+    /// `priority N NUMBER`
+    Priority {
+        /// The item.
+        item: ItemId,
+        /// The higher, the sooner.
+        priority: i64,
+    },
+    /// `freeze N`
+    Freeze(ItemId),
+    /// `unfreeze N`
+    Unfreeze(ItemId),
+    /// `block N WHY`
+    Block {
+        /// The item.
+        item: ItemId,
+        /// For the board.
+        why: String,
+    },
+    /// `unblock N`
+    Unblock(ItemId),
+    /// `approve N`
+    Approve(ItemId),
+    /// `reject N WHY`
+    Reject {
+        /// The item.
+        item: ItemId,
+        /// For the board.
+        why: String,
+    },
+    /// `delete N --confirm`
+    Delete {
+        /// The item.
+        item: ItemId,
+        /// Whether they meant it.
+        confirmed: bool,
+    },
+    /// `tell AGENT TEXT`: `text` runs to the end of the message, unparsed.
+    Tell {
+        /// Who.
+        agent: AgentName,
+        /// What.
+        text: String,
+    },
+    /// `projects`
+    Projects,
+    /// `switch NAME`
+    Switch(ProjectName),
+    /// `new project NAME …`
+    NewProject(NewProjectArgs),
+    /// `remind …`: who, when and what are read by `timers`, which knows the time.
+    Remind {
+        /// Everything after the word.
+        text: String,
+    },
+    /// `timers`
+    Timers,
+    /// `timer cancel ID`
+    TimerCancel(TimerId),
+    /// `ambient on|off`
+    Ambient(bool),
+    /// `queue collect|steer|interrupt`
+    Queue(QueueMode),
+    /// `reset`
+    Reset,
+    /// `retry`
+    Retry,
+    /// `rebuild [--pull] [--now]`
+    Rebuild {
+        /// Fetch the newest source first.
+        pull: bool,
+        /// Do not wait for running answers.
+        now: bool,
+    },
+}
+
+/// What `status` is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusOf {
+    /// This room's project.
+    Here,
+    /// Every project.
+    All,
+    /// One item, in full.
+    Item(ItemId),
+}
+
+/// What `stop` stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopOf {
+    /// The answer that runs in this session, and what waits behind it.
+    Session,
+    /// An item's agents.
+    Item(ItemId),
+    /// Everything, until `resume all`.
+    All,
+}
+
+/// What `cost` sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CostOf {
+    /// The day so far, in UTC.
+    Today,
+    /// The last seven days.
+    Week,
+    /// One item over its life.
+    Item(ItemId),
+}
+
+/// Where a person can put an item by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveTo {
+    /// Noted for later.
+    Upcoming,
+    /// Ready to be started.
+    Backlog,
+    /// To a coder.
+    Coding,
+    /// To QA.
+    Qa,
+    /// To the merge queue.
+    Merge,
+    /// Put away.
+    Archived,
+    /// Given up.
+    Abandoned,
+}
+
+impl MoveTo {
+    /// Every target, in board order.
+    pub const ALL: [MoveTo; 7] = [
+        MoveTo::Upcoming,
+        MoveTo::Backlog,
+        MoveTo::Coding,
+        MoveTo::Qa,
+        MoveTo::Merge,
+        MoveTo::Archived,
+        MoveTo::Abandoned,
+    ];
+
+    /// The name as typed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MoveTo::Upcoming => "upcoming",
+            MoveTo::Backlog => "backlog",
+            MoveTo::Coding => "coding",
+            MoveTo::Qa => "qa",
+            MoveTo::Merge => "merge",
+            MoveTo::Archived => "archived",
+            MoveTo::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// What `new project` was told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewProjectArgs {
+    /// Its name; checked by `project::bootstrap`.
+    pub name: String,
+    /// `--stack`
+    pub stack: Option<String>,
+    /// `--git`
+    pub git: Option<String>,
+    /// `--path`
+    pub path: Option<String>,
+    /// `--host-only`
+    pub host_only: bool,
+}
+
+/// How a command is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Touches only the database: effect, answer and "done" in one transaction, at once.
+    Store,
+    /// Waits for something outside (a process, git, the network). Runs beside the others, and may
+    /// be run again after a crash.
+    Outside,
+    /// Acts on the chat sessions themselves: the dispatcher carries it out.
+    Session,
+}
+
+impl Command {
+    /// Whether only an administrator may.
+    pub fn is_administrative(&self) -> bool {
+        match self {
+            Command::Rebuild { .. }
+            | Command::ResumeAll
+            | Command::NewProject(_)
+            | Command::Delete { .. }
+            | Command::Stop(StopOf::All) => true,
+            Command::Help { .. }
+            | Command::Status(_)
+            | Command::Show(_)
+            | Command::Why(_)
+            | Command::Agents
+            | Command::Logs { .. }
+            | Command::Diff(_)
+            | Command::Mail { .. }
+            | Command::Cost(_)
+            | Command::Version
+            | Command::Doctor
+            | Command::Whoami
+            | Command::NewItem { .. }
+            | Command::Start { .. }
+            | Command::Stop(StopOf::Session | StopOf::Item(_))
+            | Command::Move { .. }
+            | Command::Depends { .. }
+            | Command::Assign { .. }
+            | Command::Priority { .. }
+            | Command::Freeze(_)
+            | Command::Unfreeze(_)
+            | Command::Block { .. }
+            | Command::Unblock(_)
+            | Command::Approve(_)
+            | Command::Reject { .. }
+            | Command::Tell { .. }
+            | Command::Projects
+            | Command::Switch(_)
+            | Command::Remind { .. }
+            | Command::Timers
+            | Command::TimerCancel(_)
+            | Command::Ambient(_)
+            | Command::Queue(_)
+            | Command::Reset
+            | Command::Retry => false,
+        }
+    }
+
+    /// How it is carried out.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Command::Stop(StopOf::Session) | Command::Retry | Command::Reset => Lane::Session,
+            Command::Stop(StopOf::Item(_) | StopOf::All)
+            | Command::Status(StatusOf::Item(_))
+            | Command::Agents
+            | Command::Diff(_)
+            | Command::Doctor
+            | Command::Move { .. }
+            | Command::Freeze(_)
+            | Command::Block { .. }
+            | Command::Reject { .. }
+            | Command::Delete { .. }
+            | Command::Tell { .. }
+            | Command::NewProject(_)
+            | Command::Rebuild { .. } => Lane::Outside,
+            Command::Help { .. }
+            | Command::Status(StatusOf::Here | StatusOf::All)
+            | Command::Show(_)
+            | Command::Why(_)
+            | Command::Logs { .. }
+            | Command::Mail { .. }
+            | Command::Cost(_)
+            | Command::Version
+            | Command::Whoami
+            | Command::NewItem { .. }
+            | Command::Start { .. }
+            | Command::ResumeAll
+            | Command::Depends { .. }
+            | Command::Assign { .. }
+            | Command::Priority { .. }
+            | Command::Unfreeze(_)
+            | Command::Unblock(_)
+            | Command::Approve(_)
+            | Command::Projects
+            | Command::Switch(_)
+            | Command::Remind { .. }
+            | Command::Timers
+            | Command::TimerCancel(_)
+            | Command::Ambient(_)
+            | Command::Queue(_) => Lane::Store,
+        }
+    }
+}
