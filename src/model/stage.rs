@@ -2,12 +2,15 @@
 //!
 //! A stage is one enum with payloads. Two projections are derived from it by exhaustive matches,
 //! so that no reader classifies stages on its own: the [`Column`] (where it stands on the board)
-//! and the [`Badge`] (what is the matter with it).
+//! and the [`Badge`] (what is the matter with it). [`next`] says what may happen to an item.
 
 use crate::model::agent::Role;
 use crate::model::ids::{AgentName, ItemId};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+
+mod next;
+pub use next::{IllegalTransition, MoveTo, StageEvent, next};
 
 /// Where an item is in the pipeline, with what is known only there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +26,10 @@ pub enum Stage {
         claim: Option<AgentName>,
         /// The plan that the agent was given or made, if any.
         plan: Option<String>,
-        /// How often it was sent back to the coder.
+        /// How often it was sent back to the coder since it entered the column.
         retries: u32,
+        /// What the coder must know beyond the item's text: failing output, findings, a conflict.
+        note: Option<String>,
     },
     /// Stopped by something that a person or an event must clear.
     Blocked {
@@ -37,11 +42,15 @@ pub enum Stage {
     Qa {
         /// The agent that holds it.
         claim: Option<AgentName>,
+        /// The commit on the item's branch that is checked.
+        commit: String,
     },
     /// A person decides.
     ReviewHold {
         /// What is to be decided.
         reason: String,
+        /// The commit on the item's branch that is decided on.
+        commit: String,
     },
     /// In the merge queue.
     Merge {
@@ -56,11 +65,19 @@ pub enum Stage {
         kind: MergeFailureKind,
         /// The last lines of output.
         output: String,
+        /// The commit on the item's branch that was to be merged.
+        commit: String,
+        /// How often in a row a merge of this item failed in this way.
+        in_a_row: u32,
     },
     /// The same merge failure three times in a row; only a person goes on.
     MergeFailureFinal {
         /// What failed.
         kind: MergeFailureKind,
+        /// The last lines of output.
+        output: String,
+        /// The commit on the item's branch that was to be merged.
+        commit: String,
     },
     /// On the base branch.
     Done {
@@ -381,5 +398,46 @@ impl Stage {
     /// Whether an item that depends on this one may start.
     pub fn meets_dependency(&self) -> bool {
         matches!(self, Stage::Done { .. } | Stage::Archived { reason: ArchiveReason::Finished, .. })
+    }
+
+    /// The agent that holds the item.
+    pub fn claim(&self) -> Option<&AgentName> {
+        match self {
+            Stage::Coding { claim, .. } | Stage::Qa { claim, .. } | Stage::Merge { claim, .. } => {
+                claim.as_ref()
+            }
+            Stage::Upcoming
+            | Stage::Backlog
+            | Stage::Blocked { .. }
+            | Stage::ReviewHold { .. }
+            | Stage::MergeFailure { .. }
+            | Stage::MergeFailureFinal { .. }
+            | Stage::Done { .. }
+            | Stage::Archived { .. }
+            | Stage::Frozen { .. }
+            | Stage::Abandoned { .. }
+            | Stage::Superseded { .. }
+            | Stage::Rejected { .. } => None,
+        }
+    }
+
+    /// The commit on the item's branch that passed its gates and is not merged yet.
+    pub fn commit(&self) -> Option<&str> {
+        match self {
+            Stage::Qa { commit, .. }
+            | Stage::ReviewHold { commit, .. }
+            | Stage::Merge { commit, .. }
+            | Stage::MergeFailure { commit, .. }
+            | Stage::MergeFailureFinal { commit, .. } => Some(commit),
+            Stage::Blocked { resume_to, .. } | Stage::Frozen { resume_to } => resume_to.commit(),
+            Stage::Upcoming
+            | Stage::Backlog
+            | Stage::Coding { .. }
+            | Stage::Done { .. }
+            | Stage::Archived { .. }
+            | Stage::Abandoned { .. }
+            | Stage::Superseded { .. }
+            | Stage::Rejected { .. } => None,
+        }
     }
 }
