@@ -11,6 +11,8 @@ pub mod clock;
 pub mod config;
 pub mod model;
 pub mod redact;
+// row 5
+pub mod work;
 // row 6: services
 pub mod chat;
 pub mod mail;

@@ -15,7 +15,9 @@
 
 pub mod agents;
 pub mod costs;
+pub mod decisions;
 pub mod inbox;
+pub mod items;
 mod lock;
 pub mod log;
 pub mod mail;

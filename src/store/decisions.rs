@@ -1,0 +1,185 @@
+//! Automatic decisions with the inputs that they were made from: what `why N` answers from, and
+//! what the limits on repeated attempts are counted from.
+
+use super::types::Json;
+use super::{StoreError, Tx};
+use crate::clock::from_millis;
+use crate::model::ids::ItemId;
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+
+/// What was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// An agent was started on the item.
+    Started,
+    /// No agent was started, for a reason.
+    NotStarted,
+    /// The item started by itself, because what it depends on is finished.
+    Promoted,
+    /// The item was not started though a dependency has ended.
+    NotPromoted,
+    /// The agent was asked once more, only to commit its work.
+    AskedToCommit,
+    /// The work was found committed; what was counted against the item is forgotten.
+    Committed,
+    /// The work went back to a coder.
+    SentBack,
+    /// An agent that died was started again.
+    Revived,
+    /// The item was blocked.
+    Blocked,
+    /// The item was stopped by a person.
+    Stopped,
+    /// A person gave the item another chance; what was counted against it is forgotten.
+    Cleared,
+    /// The gates passed and the item went on.
+    Passed,
+    /// The item went into the merge queue again.
+    MergeRetried,
+    /// The item was merged.
+    Merged,
+    /// A done item was put away.
+    Archived,
+    /// An agent was stopped because its item does not want it any more.
+    Withdrawn,
+    /// The item was deleted.
+    Deleted,
+    /// The worktree of an ended item was removed, or could not be.
+    WorktreeRemoved,
+}
+
+impl What {
+    /// Every kind of decision.
+    pub const ALL: [What; 18] = [
+        What::Started,
+        What::NotStarted,
+        What::Promoted,
+        What::NotPromoted,
+        What::AskedToCommit,
+        What::Committed,
+        What::SentBack,
+        What::Revived,
+        What::Blocked,
+        What::Stopped,
+        What::Cleared,
+        What::Passed,
+        What::MergeRetried,
+        What::Merged,
+        What::Archived,
+        What::Withdrawn,
+        What::Deleted,
+        What::WorktreeRemoved,
+    ];
+
+    /// The name as stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            What::Started => "started",
+            What::NotStarted => "not_started",
+            What::Promoted => "promoted",
+            What::NotPromoted => "not_promoted",
+            What::AskedToCommit => "asked_to_commit",
+            What::Committed => "committed",
+            What::SentBack => "sent_back",
+            What::Revived => "revived",
+            What::Blocked => "blocked",
+            What::Stopped => "stopped",
+            What::Cleared => "cleared",
+            What::Passed => "passed",
+            What::MergeRetried => "merge_retried",
+            What::Merged => "merged",
+            What::Archived => "archived",
+            What::Withdrawn => "withdrawn",
+            What::Deleted => "deleted",
+            What::WorktreeRemoved => "worktree_removed",
+        }
+    }
+
+    fn parse(text: &str) -> Option<What> {
+        What::ALL.into_iter().find(|what| what.as_str() == text)
+    }
+}
+
+/// A decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Its number, in order of time.
+    pub id: i64,
+    /// The item; `None` for one about the whole installation.
+    pub item: Option<ItemId>,
+    /// What was decided.
+    pub what: What,
+    /// Why, in words.
+    pub why: String,
+    /// What it was made from.
+    pub inputs: serde_json::Value,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+const COLUMNS: &str = "id, item, what, why, inputs, at";
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<Decision> {
+    let what: String = row.get(2)?;
+    Ok(Decision {
+        id: row.get(0)?,
+        item: row.get(1)?,
+        what: What::parse(&what).ok_or_else(|| {
+            rusqlite::Error::FromSqlConversionFailure(
+                2,
+                rusqlite::types::Type::Text,
+                format!("{what:?} is not a known decision").into(),
+            )
+        })?,
+        why: row.get(3)?,
+        inputs: row.get::<_, Json<serde_json::Value>>(4)?.0,
+        at: from_millis(row.get(5)?),
+    })
+}
+
+/// Records a decision, in the transaction that carries it out.
+pub fn record(
+    tx: &Tx<'_>,
+    item: Option<ItemId>,
+    what: What,
+    why: &str,
+    inputs: &serde_json::Value,
+) -> Result<i64, StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO decisions (item, what, why, inputs, at) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![item, what.as_str(), why, Json(inputs), tx.now()])?;
+    Ok(tx.last_insert_rowid())
+}
+
+/// An item's newest decisions, newest first.
+pub fn of_item(conn: &Connection, item: ItemId, limit: usize) -> Result<Vec<Decision>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM decisions WHERE item = ?1 ORDER BY id DESC LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![item, limit as i64], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// An item's newest decision of one kind.
+pub fn newest_of(
+    conn: &Connection,
+    item: ItemId,
+    what: What,
+) -> Result<Option<Decision>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM decisions WHERE item = ?1 AND what = ?2 ORDER BY id DESC LIMIT 1"
+    ))?;
+    Ok(statement.query_row(params![item, what.as_str()], from_row).optional()?)
+}
+
+/// How many decisions of one kind were made since `since` (milliseconds since the epoch), over all
+/// items.
+pub fn count_since(conn: &Connection, what: What, since: i64) -> Result<u32, StoreError> {
+    let mut statement =
+        conn.prepare_cached("SELECT count(*) FROM decisions WHERE what = ?1 AND at > ?2")?;
+    Ok(statement.query_row(params![what.as_str(), since], |row| row.get(0))?)
+}

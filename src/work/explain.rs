@@ -1,0 +1,146 @@
+//! What `why N` answers: where an item stands, what it waits for, and how that came about.
+
+use super::{WorkError, find, movers, queue};
+use crate::model::agent::SessionState;
+use crate::model::ids::ItemId;
+use crate::model::item::Item;
+use crate::model::stage::Stage;
+use crate::store::agents as sessions;
+use crate::store::decisions::{self, What};
+use crate::store::{log, meta};
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use std::fmt::Write;
+
+/// How many of the latest decisions and moves are told.
+const TOLD: usize = 6;
+
+/// Explains why an item stands where it stands, in Markdown.
+pub fn explain(conn: &Connection, id: ItemId) -> Result<String, WorkError> {
+    let item = find(conn, id)?;
+    let mut text = format!("**{id} {}**: {}\n", item.name, situation(conn, &item)?);
+    let mut history: Vec<(DateTime<Utc>, String)> = Vec::new();
+    for decision in decisions::of_item(conn, id, TOLD)? {
+        history.push((decision.at, format!("{}: {}", words(decision.what), decision.why)));
+    }
+    for moved in log::transitions_of(conn, id)?.into_iter().rev().take(TOLD) {
+        let to = moved.to.name().replace('_', " ");
+        history.push((moved.at, format!("to {to}: {} ({})", moved.cause, moved.origin.id)));
+    }
+    history.sort_by_key(|(at, _)| *at);
+    if !history.is_empty() {
+        text.push_str("\nHow that came about:\n");
+    }
+    for (at, line) in history {
+        let _ = writeln!(text, "- {} {}", at.format("%d %b %H:%M:%S"), one_line(&line));
+    }
+    Ok(text)
+}
+
+fn one_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    match line.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+/// Where it stands and what it waits for, as a sentence or two.
+fn situation(conn: &Connection, item: &Item) -> Result<String, WorkError> {
+    let id = item.id;
+    Ok(match &item.stage {
+        Stage::Upcoming => format!("is only noted for later. `start {id}` starts it."),
+        Stage::Backlog => {
+            let waits_for = movers::unmet(conn, item)?;
+            if waits_for.is_empty() {
+                format!("is in the backlog and waits for somebody to say `start {id}`.")
+            } else {
+                format!("is in the backlog: {}.", movers::unmet_in_words(item, &waits_for))
+            }
+        }
+        Stage::Coding { claim: Some(agent), .. } | Stage::Qa { claim: Some(agent), .. } => {
+            working(conn, item, agent.as_str())?
+        }
+        Stage::Coding { claim: None, .. } => waiting(conn, item, "coder")?,
+        Stage::Qa { claim: None, .. } => waiting(conn, item, "QA agent")?,
+        Stage::Blocked { reason, .. } => {
+            format!("is blocked: {reason}. `start {id}` tries again when the cause is gone.")
+        }
+        Stage::ReviewHold { reason, .. } => {
+            format!("waits for a person: {reason}. `approve {id}` or `reject {id} why`.")
+        }
+        Stage::Merge { commit, .. } => {
+            let ahead = queue::ahead_of(conn, id)?;
+            format!("is in the merge queue with {}, {ahead} before it.", text_commit(commit))
+        }
+        Stage::MergeFailure { kind, output, in_a_row, .. } => format!(
+            "could not be merged ({}, {in_a_row} in a row).\n\n```\n{output}\n```",
+            kind.name().replace('_', " ")
+        ),
+        Stage::MergeFailureFinal { kind, output, .. } => format!(
+            "could not be merged, and is not tried again by itself ({}). `start {id}` gives it to \
+             a coder.\n\n```\n{output}\n```",
+            kind.name().replace('_', " ")
+        ),
+        Stage::Done { merged_at, commit } => {
+            format!("is done: merged as {} at {}.", text_commit(commit), moment(*merged_at))
+        }
+        Stage::Archived { at, .. } => format!("is archived since {}.", moment(*at)),
+        Stage::Frozen { resume_to } => format!(
+            "is frozen and would go on in {}. `unfreeze {id}` takes it off the ice.",
+            resume_to.name().replace('_', " ")
+        ),
+        Stage::Abandoned { reason } => format!("was abandoned: {reason}."),
+        Stage::Superseded { by } => format!("was superseded by {by}."),
+        Stage::Rejected { reason } => format!("was rejected: {reason}."),
+    })
+}
+
+fn text_commit(commit: &str) -> String {
+    super::text::short(commit)
+}
+
+fn moment(at: DateTime<Utc>) -> String {
+    at.format("%d %b %H:%M UTC").to_string()
+}
+
+/// Why an item without an agent has none.
+fn waiting(conn: &Connection, item: &Item, role: &str) -> Result<String, WorkError> {
+    if let Some(who) = meta::find(conn, meta::STOPPED_ALL)? {
+        return Ok(format!(
+            "waits, because everything is stopped (by {who}). `resume all` lets agents start again."
+        ));
+    }
+    let newest = decisions::newest_of(conn, item.id, What::NotStarted)?;
+    Ok(match newest.filter(|decision| decision.at >= item.updated_at) {
+        Some(decision) => format!("{}.", decision.why),
+        None => format!("waits for a free {role}."),
+    })
+}
+
+/// What the agent that holds an item does.
+fn working(conn: &Connection, item: &Item, agent: &str) -> Result<String, WorkError> {
+    let Some(session) = sessions::live_session_of(conn, item.id)? else {
+        return Ok(format!("is held by {agent}, whose work is being checked."));
+    };
+    let since = moment(session.created_at);
+    Ok(match session.state {
+        SessionState::Waiting => {
+            let what = session.waiting.map(|waiting| waiting.detail).unwrap_or_default();
+            format!("is with {agent} since {since}, which waits: {what}.")
+        }
+        SessionState::Stalled => {
+            format!("is with {agent} since {since}, which has been silent for too long.")
+        }
+        SessionState::Booting | SessionState::InTurn | SessionState::BetweenTurns => {
+            format!("is being worked on by {agent} since {since}.")
+        }
+        SessionState::Completed | SessionState::Zombie => {
+            format!("is held by {agent}, whose work is being checked.")
+        }
+    })
+}
+
+fn words(what: What) -> String {
+    what.as_str().replace('_', " ")
+}

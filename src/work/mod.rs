@@ -1,0 +1,451 @@
+//! The only writer of an item's stage: filing, starting, stopping, moving, and what moves items by
+//! itself.
+//!
+//! Two halves. The functions here are plain and take an open transaction, so that a command can
+//! combine them with its reply. [`WorkService`] is the other half: loops that assign agents, check
+//! what they made, put it into the merge queue, and tell the room.
+//!
+//! **Properties.** A stage changes only by [`apply`] (or a function here that ends in the same
+//! `enter`): stage machine, compare-and-swap of the version, log row and the merge queue's row in
+//! one transaction. Every loop derives what is due from rows, so a crash between two steps repeats
+//! a step and never loses or doubles one.
+//!
+//! **Known races.** A merge that is being landed cannot be called back: leaving the queue is then
+//! refused. A merge result that comes after an item left the queue is ignored, unless it is a
+//! merge: what stands on the base branch is a fact, and the item is done.
+
+//LATER mod assign;
+mod board;
+mod counters;
+mod explain;
+//LATER mod merges;
+mod movers;
+//LATER mod notices;
+//LATER mod prompt;
+mod queue;
+//LATER mod service;
+//LATER mod settle;
+mod text;
+//LATER mod world;
+
+//LATER #[cfg(test)]
+//LATER mod tests;
+
+pub use board::board_json;
+pub use explain::explain;
+//LATER pub use service::WorkService;
+//LATER pub use world::{Checked, GateOutcome, RealWorld, World};
+
+use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
+use crate::model::item::{Item, Kind, Origin, OriginKind, QaMode};
+use crate::model::stage::{Column, IllegalTransition, Stage, StageEvent, next};
+use crate::store::agents as sessions;
+use crate::store::decisions::{self, What};
+use crate::store::items::{self, ItemError, NewRow};
+use crate::store::{StoreError, Tx};
+use rusqlite::Connection;
+use serde_json::json;
+
+/// The longest name of an item, in characters.
+const NAME_MAX: usize = 300;
+/// The longest body of an item, in bytes.
+const BODY_MAX: usize = 256 * 1024;
+
+/// Why a change of an item was not made; nothing was written. Each message names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// There is no such item.
+    #[error("there is no item {0}: `status` lists the board, `status all` every project's")]
+    NotFound(ItemId),
+    /// The stage that stands there does not allow it.
+    #[error("{}", .1.in_words(&.0.to_string()))]
+    Illegal(ItemId, IllegalTransition),
+    /// Somebody else was faster.
+    #[error(
+        "item {id} was changed meanwhile (it is at version {found} now, not {expected}, and stands \
+         in {stage}): look at it again with `show {id}`, then repeat"
+    )]
+    Conflict {
+        /// The item.
+        id: ItemId,
+        /// The version that the writer knew.
+        expected: i64,
+        /// The version that stands there.
+        found: i64,
+        /// The stage that stands there.
+        stage: &'static str,
+    },
+    /// What was given does not fit.
+    #[error("{0}")]
+    Invalid(String),
+    /// It fits, but must not be done now.
+    #[error("{0}")]
+    Refused(String),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<rusqlite::Error> for WorkError {
+    fn from(error: rusqlite::Error) -> Self {
+        WorkError::Store(error.into())
+    }
+}
+
+/// An item to be filed.
+#[derive(Debug, Clone)]
+pub struct NewItem {
+    /// The project that it belongs to.
+    pub project: ProjectName,
+    /// What sort of work.
+    pub kind: Kind,
+    /// One line.
+    pub name: String,
+    /// Markdown: description and acceptance criteria.
+    pub body: String,
+    /// Items that must be finished first.
+    pub depends_on: Vec<ItemId>,
+    /// Parent epic.
+    pub epic: Option<ItemId>,
+    /// An agent to pin to it; that it is configured is the caller's to check.
+    pub agent: Option<AgentName>,
+    /// Who decides that the work is good; `None` is the project's default.
+    pub qa: Option<QaMode>,
+    /// Who files it.
+    pub origin: Origin,
+    /// The room that hears about it.
+    pub room: Option<RoomKey>,
+}
+
+/// What to change of an item; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct ItemChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its text.
+    pub body: Option<String>,
+    /// All that it depends on.
+    pub depends_on: Option<Vec<ItemId>>,
+    /// Its epic; `Some(None)` takes it out.
+    pub epic: Option<Option<ItemId>>,
+    /// Its pinned agent; `Some(None)` unpins.
+    pub agent: Option<Option<AgentName>>,
+    /// Who decides that the work is good.
+    pub qa: Option<QaMode>,
+    /// Merge order and order of starting: higher first.
+    pub priority: Option<i64>,
+    /// The room that hears about it.
+    pub room: Option<Option<RoomKey>>,
+}
+
+/// Files an item into the backlog.
+pub fn create(tx: &Tx<'_>, new: NewItem) -> Result<Item, WorkError> {
+    check_origin(&new.origin)?;
+    let name = checked_name(&new.name)?;
+    check_body(&new.body)?;
+    let Some(project) = queue::project(tx, &new.project)? else {
+        return Err(WorkError::Invalid(format!(
+            "there is no project {:?}: `projects` lists them, `new project NAME` makes one",
+            new.project.as_str()
+        )));
+    };
+    if let Some(epic) = new.epic {
+        check_epic(tx, None, epic)?;
+    }
+    let row = NewRow {
+        project: &new.project,
+        kind: new.kind,
+        name: &name,
+        body: &new.body,
+        epic: new.epic,
+        agent: new.agent.as_ref(),
+        qa: new.qa.unwrap_or(project.settings.qa),
+        origin: &new.origin,
+        room: new.room.as_ref(),
+        stage: &Stage::Backlog,
+    };
+    let id = items::insert(tx, &row, &format!("filed by {}", new.origin.id))?;
+    if !new.depends_on.is_empty() {
+        items::set_dependencies(tx, id, &new.depends_on).map_err(|error| translate(tx, error))?;
+    }
+    find(tx, id)
+}
+
+/// Starts an item: from here on it waits for a free agent, which the assigner gives it.
+///
+/// With `agent`, that agent is pinned to it first. Whatever was counted against the item (retries,
+/// starts without progress) is forgotten: who starts it gives it another chance.
+pub fn start(
+    tx: &Tx<'_>,
+    id: ItemId,
+    agent: Option<&AgentName>,
+    origin: &Origin,
+) -> Result<Item, WorkError> {
+    check_origin(origin)?;
+    let mut item = find(tx, id)?;
+    if item.kind == Kind::Epic {
+        return Err(WorkError::Refused(format!(
+            "item {id} is an epic and no agent works on an epic itself: start its items instead"
+        )));
+    }
+    // The stage is asked first: a done item is not told about its dependencies.
+    let to = next(&item.stage, &StageEvent::Started).map_err(|no| WorkError::Illegal(id, no))?;
+    let waits_for = movers::unmet(tx, &item)?;
+    if !waits_for.is_empty() {
+        return Err(WorkError::Refused(movers::unmet_in_words(&item, &waits_for)));
+    }
+    if let Some(agent) = agent
+        && item.agent.as_ref() != Some(agent)
+    {
+        item.agent = Some(agent.clone());
+        item = items::put_fields(tx, &item).map_err(|error| translate(tx, error))?;
+    }
+    let cause = format!("started by {}", origin.id);
+    let item = enter(tx, &item, to, &cause, origin)?;
+    decisions::record(tx, Some(id), What::Cleared, &cause, &json!({"agent": agent}))?;
+    Ok(item)
+}
+
+/// Stops an item: it is blocked until somebody starts it again.
+///
+/// Call it **before** its agents are killed (`Agents::stop_item`): the stop is then durable, the
+/// loops start nobody in its place, and should the process die in between, they end the agent at
+/// the next start, because a blocked item wants none. Called after the kill it works as well.
+pub fn stop(tx: &Tx<'_>, id: ItemId, origin: &Origin) -> Result<Item, WorkError> {
+    check_origin(origin)?;
+    let item = find(tx, id)?;
+    if matches!(item.stage, Stage::Upcoming | Stage::Backlog) {
+        return Err(WorkError::Refused(format!(
+            "item {id} is not started, so there is nothing to stop: `start {id}` starts it"
+        )));
+    }
+    let reason = format!("stopped by {}", origin.id);
+    let item = apply(tx, id, &StageEvent::Blocked { reason: reason.clone() }, origin, &reason)?;
+    decisions::record(tx, Some(id), What::Stopped, &reason, &json!({}))?;
+    Ok(item)
+}
+
+/// Applies a fact to an item. `cause` goes into the log, in words.
+pub fn apply(
+    tx: &Tx<'_>,
+    id: ItemId,
+    event: &StageEvent,
+    origin: &Origin,
+    cause: &str,
+) -> Result<Item, WorkError> {
+    check_origin(origin)?;
+    let item = find(tx, id)?;
+    apply_to(tx, &item, event, origin, cause)
+}
+
+/// As [`apply`], for an item that was just read.
+fn apply_to(
+    tx: &Tx<'_>,
+    item: &Item,
+    event: &StageEvent,
+    origin: &Origin,
+    cause: &str,
+) -> Result<Item, WorkError> {
+    if let StageEvent::Superseded { by } = event {
+        if *by == item.id {
+            return Err(WorkError::Invalid(format!("item {by} cannot be superseded by itself")));
+        }
+        find(tx, *by)?;
+    }
+    let to = next(&item.stage, event).map_err(|no| WorkError::Illegal(item.id, no))?;
+    if matches!(event, StageEvent::Unblocked | StageEvent::Moved { .. })
+        && origin.kind != OriginKind::System
+    {
+        decisions::record(tx, Some(item.id), What::Cleared, cause, &json!({}))?;
+    }
+    enter(tx, item, to, cause, origin)
+}
+
+/// Writes a stage that the stage machine gave, and keeps the merge queue in step with it.
+fn enter(
+    tx: &Tx<'_>,
+    item: &Item,
+    to: Stage,
+    cause: &str,
+    origin: &Origin,
+) -> Result<Item, WorkError> {
+    let was_queued = matches!(item.stage, Stage::Merge { .. });
+    let queues = match &to {
+        Stage::Merge { commit, .. } => Some(commit.clone()),
+        _ => None,
+    };
+    if was_queued && queues.is_none() && !queue::leave(tx, item.id)? {
+        return Err(WorkError::Refused(format!(
+            "item {0} is being landed on the base branch at this moment and cannot be called back: \
+             wait until `status {0}` shows it done",
+            item.id
+        )));
+    }
+    let (now, _seq) =
+        items::put_stage(tx, item, to, cause, origin).map_err(|error| translate(tx, error))?;
+    if let (false, Some(commit)) = (was_queued, queues) {
+        queue::enter(tx, &now, &commit)?;
+    }
+    Ok(now)
+}
+
+/// Changes an item's fields. With `expected_version`, only if nobody changed it since.
+pub fn update(
+    tx: &Tx<'_>,
+    id: ItemId,
+    expected_version: Option<i64>,
+    change: ItemChange,
+    origin: &Origin,
+) -> Result<Item, WorkError> {
+    check_origin(origin)?;
+    let mut item = find(tx, id)?;
+    if let Some(expected) = expected_version
+        && expected != item.version
+    {
+        let (found, stage) = (item.version, item.stage.name());
+        return Err(WorkError::Conflict { id, expected, found, stage });
+    }
+    if let Some(name) = change.name {
+        item.name = checked_name(&name)?;
+    }
+    if let Some(body) = change.body {
+        check_body(&body)?;
+        item.body = body;
+    }
+    if let Some(epic) = change.epic {
+        if let Some(epic) = epic {
+            check_epic(tx, Some(id), epic)?;
+        }
+        item.epic = epic;
+    }
+    if let Some(agent) = change.agent {
+        item.agent = agent;
+    }
+    item.qa = change.qa.unwrap_or(item.qa);
+    item.priority = change.priority.unwrap_or(item.priority);
+    item.room = change.room.unwrap_or(item.room);
+    items::put_fields(tx, &item).map_err(|error| translate(tx, error))?;
+    if let Some(depends_on) = change.depends_on {
+        items::set_dependencies(tx, id, &depends_on).map_err(|error| translate(tx, error))?;
+    }
+    find(tx, id)
+}
+
+/// Deletes an item; its number stays taken, and its worktree is removed afterwards (work in it
+/// that is on no branch is rescued first).
+///
+/// Refused while an agent works on it, and while others depend on it.
+pub fn delete(tx: &Tx<'_>, id: ItemId, origin: &Origin) -> Result<(), WorkError> {
+    check_origin(origin)?;
+    let item = find(tx, id)?;
+    if let Some(session) = sessions::live_session_of(tx, id)? {
+        return Err(WorkError::Refused(format!(
+            "{} works on item {id}: `stop {id}` first, then delete it",
+            session.agent
+        )));
+    }
+    let hanging: Vec<String> =
+        items::dependents(tx, id)?.iter().map(|other| other.id.to_string()).collect();
+    if !hanging.is_empty() {
+        return Err(WorkError::Refused(format!(
+            "item {id} cannot be deleted because {} depends on it: change that first",
+            hanging.join(", ")
+        )));
+    }
+    if !queue::leave(tx, id)? {
+        return Err(WorkError::Refused(format!(
+            "item {id} is being landed on the base branch at this moment: wait until it is done"
+        )));
+    }
+    let why = format!("deleted by {}", origin.id);
+    decisions::record(tx, Some(id), What::Deleted, &why, &json!({"item": &item}))?;
+    items::delete(tx, id)?;
+    Ok(())
+}
+
+/// Reads an item that must be there.
+pub fn find(conn: &Connection, id: ItemId) -> Result<Item, WorkError> {
+    items::find(conn, id)?.ok_or(WorkError::NotFound(id))
+}
+
+/// What stands on the board of one project, or of all: by column, most urgent first.
+pub fn board(conn: &Connection, project: Option<&ProjectName>) -> Result<Vec<Item>, WorkError> {
+    let shown = [Column::Backlog, Column::Coding, Column::Qa, Column::Merge, Column::Done];
+    let mut items = items::in_columns(conn, project, &shown)?;
+    // Stable: within a column the order of the store stays.
+    items.sort_by_key(|item| item.stage.column());
+    Ok(items)
+}
+
+/// The origin of what the loops here do.
+fn system(tx: &Tx<'_>) -> Origin {
+    Origin {
+        kind: OriginKind::System,
+        id: "musher".to_owned(),
+        at: crate::clock::from_millis(tx.now()),
+    }
+}
+
+fn check_origin(origin: &Origin) -> Result<(), WorkError> {
+    if origin.id.trim().is_empty() {
+        return Err(WorkError::Invalid(crate::model::item::EmptyOrigin.to_string()));
+    }
+    Ok(())
+}
+
+fn checked_name(name: &str) -> Result<String, WorkError> {
+    let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
+    if name.is_empty() {
+        return Err(WorkError::Invalid(
+            "an item needs a name: `story Add a calculator`".to_owned(),
+        ));
+    }
+    let length = name.chars().count();
+    if length > NAME_MAX {
+        return Err(WorkError::Invalid(format!(
+            "the name has {length} characters and at most {NAME_MAX} are allowed: put the details \
+             into the description"
+        )));
+    }
+    Ok(name)
+}
+
+fn check_body(body: &str) -> Result<(), WorkError> {
+    if body.len() > BODY_MAX {
+        return Err(WorkError::Invalid(format!(
+            "the description has {} bytes and at most {BODY_MAX} are allowed: put long material \
+             into a file of the repository",
+            body.len()
+        )));
+    }
+    Ok(())
+}
+
+fn check_epic(conn: &Connection, id: Option<ItemId>, epic: ItemId) -> Result<(), WorkError> {
+    let parent = find(conn, epic)?;
+    if parent.kind != Kind::Epic || id == Some(epic) {
+        return Err(WorkError::Invalid(format!(
+            "item {epic} is a {}, not an epic that could hold this one",
+            parent.kind.as_str()
+        )));
+    }
+    Ok(())
+}
+
+/// Turns the store's refusals into ours, which know the remedy.
+fn translate(conn: &Connection, error: ItemError) -> WorkError {
+    match error {
+        ItemError::NotFound(id) => WorkError::NotFound(id),
+        ItemError::Stale { id, expected, found } => {
+            let stage = find(conn, id).map_or("an unknown stage", |item| item.stage.name());
+            WorkError::Conflict { id, expected, found, stage }
+        }
+        ItemError::UnknownDependency(id) => WorkError::Invalid(format!(
+            "there is no item {id} to depend on: `status all` lists them"
+        )),
+        ItemError::Cycle(_) => {
+            WorkError::Invalid(format!("{error}. Leave one of these dependencies out"))
+        }
+        ItemError::Store(error) => WorkError::Store(error),
+    }
+}
