@@ -18,7 +18,8 @@ const ROWS: &[&[&str]] = &[
 
 /// What may be named only behind its door: (text, files that may hold it).
 const DOORS: &[(&str, &[&str])] = &[
-    ("matrix_sdk::", &["chat/matrix"]),
+    // The default log filter names its target.
+    ("matrix_sdk::", &["chat/matrix", "config.rs"]),
     ("genai::", &["llm"]),
     ("Connection::open", &["store/open.rs"]),
     ("Command::new(\"git\")", &["project/git.rs"]),
