@@ -15,6 +15,7 @@
 mod error;
 mod key;
 mod price;
+pub mod prompts;
 pub mod replay;
 pub mod tools;
 mod wire;
