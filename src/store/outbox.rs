@@ -112,8 +112,13 @@ pub fn record_part(
 
 /// The pieces of a row that were posted, with the transport's ids, in order.
 pub fn parts_of(conn: &Connection, id: OutboxId) -> Result<Vec<(u32, MessageKey)>, StoreError> {
+    // A row that is one message has its key in the row itself.
     let mut statement = conn.prepare_cached(
-        "SELECT part, sent_key FROM outbox_parts WHERE outbox = ?1 ORDER BY part",
+        "SELECT part, sent_key FROM outbox_parts WHERE outbox = ?1
+         UNION ALL
+         SELECT 0, sent_key FROM outbox WHERE id = ?1 AND sent_key IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM outbox_parts WHERE outbox = ?1 AND part = 0)
+         ORDER BY 1",
     )?;
     let rows = statement.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -75,6 +75,18 @@ fn every_piece_of_a_message_leads_back_to_its_row() {
 }
 
 #[test]
+fn the_only_piece_of_a_message_is_known_from_its_row() {
+    write(|tx| {
+        let id = enqueue(tx, &to("!a", "short"), None)?;
+        assert_eq!(parts_of(tx, id)?, []);
+        mark_sent(tx, id, Some(&"$0".into()))?;
+        record_part(tx, id, 1, &"$1".into())?;
+        assert_eq!(parts_of(tx, id)?, [(0, "$0".into()), (1, "$1".into())]);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_thread_is_the_bots_once_something_was_written_into_it() {
     write(|tx| {
         let thread = SessionKey { room: "!a".into(), thread: Some("$root".into()) };
