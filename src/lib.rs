@@ -4,6 +4,8 @@
 //! (`tests/architecture.rs` reads every `crate::` path). Down goes a call on a handle; up goes a
 //! row in a log, and a hint that it is there.
 
+// row 2: who acts on what people say
+pub mod dispatcher;
 // row 3: what people can ask for
 pub mod commands;
 // row 8: pure, or nearly so

@@ -1,0 +1,2 @@
+//! The dispatcher.
+pub mod sessions;
