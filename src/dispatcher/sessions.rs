@@ -195,12 +195,12 @@ impl Sessions {
         self.tick(now);
     }
 
-    /// Somebody corrected a message; says whether it still waited and was replaced.
-    pub fn edit(&mut self, session: &SessionKey, of: &MessageKey, new_text: &str) -> bool {
-        let waiting = self.sessions.get_mut(session).map(|session| &mut session.waiting);
-        let found =
-            waiting.and_then(|list| list.iter_mut().find(|message| message.incoming.key == *of));
-        match found.map(|message| &mut message.incoming.body) {
+    /// `sender` corrected a message of theirs; says whether it still waited and was replaced.
+    pub fn edit(&mut self, of: &MessageKey, sender: &PersonId, new_text: &str) -> bool {
+        let all = self.sessions.values_mut().flat_map(|session| &mut session.waiting);
+        let mut theirs = all.map(|waiting| &mut waiting.incoming);
+        let found = theirs.find(|message| message.key == *of && message.sender == *sender);
+        match found.map(|message| &mut message.body) {
             Some(IncomingBody::Text { text, .. }) => {
                 new_text.clone_into(text);
                 true
@@ -215,15 +215,18 @@ impl Sessions {
     }
 
     /// Somebody took a message back; says whether it still waited.
-    pub fn redact(&mut self, session: &SessionKey, of: &MessageKey) -> bool {
-        let Some(found) = self.sessions.get_mut(session) else { return false };
-        let before = found.waiting.len();
-        found.waiting.retain(|message| message.incoming.key != *of);
-        let removed = found.waiting.len() < before;
-        if found.waiting.is_empty() && !matches!(found.state, State::Running { .. }) {
-            self.forget(session);
+    pub fn redact(&mut self, of: &MessageKey) -> bool {
+        let holds =
+            |session: &Session| session.waiting.iter().any(|waiting| waiting.incoming.key == *of);
+        let found = self.sessions.iter_mut().find(|(_, session)| holds(session));
+        let Some((key, session)) = found.map(|(key, session)| (key.clone(), session)) else {
+            return false;
+        };
+        session.waiting.retain(|waiting| waiting.incoming.key != *of);
+        if session.waiting.is_empty() && !matches!(session.state, State::Running { .. }) {
+            self.forget(&key);
         }
-        removed
+        true
     }
 
     /// The persons who type in `room` are now these.
@@ -250,6 +253,11 @@ impl Sessions {
         self.tick(now);
     }
 
+    /// The rooms in which somebody was last seen typing.
+    pub fn rooms_with_typists(&self) -> impl Iterator<Item = &RoomKey> {
+        self.typists.keys()
+    }
+
     /// Ends the session's turn and drops what waits.
     pub fn stop(&mut self, session: &SessionKey) -> Stopped {
         let Some(found) = self.sessions.get_mut(session) else {
@@ -271,6 +279,12 @@ impl Sessions {
         dropped.sort_by_key(|message| message.place);
         let dropped = dropped.into_iter().map(|message| message.incoming).collect();
         Stopped { running, dropped }
+    }
+
+    /// Ends every turn and drops everything that waits; returns what was dropped.
+    pub fn stop_all(&mut self) -> Vec<Incoming> {
+        let all: Vec<SessionKey> = self.sessions.keys().cloned().collect();
+        all.iter().flat_map(|session| self.stop(session).dropped).collect()
     }
 
     /// The session's turn has ended, however. `untaken` are messages that it was given and did

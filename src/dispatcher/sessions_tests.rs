@@ -351,13 +351,13 @@ impl Ledger {
                 self.sessions.talk(self.now, incoming, mode);
             }
             Happening::Edit(index) => {
-                if let Some((room, key)) = self.said.get(index).cloned() {
-                    self.sessions.edit(&self.rooms[room], &MessageKey(key), "edited");
+                if let Some((_, key)) = self.said.get(index).cloned() {
+                    self.sessions.edit(&MessageKey(key), &"@ann".into(), "edited");
                 }
             }
             Happening::Redact(index) => {
-                if let Some((room, key)) = self.said.get(index).cloned()
-                    && self.sessions.redact(&self.rooms[room], &MessageKey(key.clone()))
+                if let Some((_, key)) = self.said.get(index).cloned()
+                    && self.sessions.redact(&MessageKey(key.clone()))
                 {
                     self.settle(&key, "redacted");
                 }

@@ -135,6 +135,71 @@ pub fn mark_done(tx: &Tx<'_>, keys: &[MessageKey]) -> Result<usize, StoreError> 
     )
 }
 
+/// Drops messages that no turn has taken; says how many that were.
+pub fn mark_dropped(tx: &Tx<'_>, keys: &[MessageKey]) -> Result<usize, StoreError> {
+    move_to(
+        tx,
+        keys,
+        "UPDATE inbox SET state = 'dropped'
+         WHERE key = ?1 AND turn IS NULL AND state IN ('new', 'batched')",
+    )
+}
+
+/// Whether the message `key` is not done yet.
+pub fn is_open(conn: &Connection, key: &MessageKey) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM inbox WHERE key = ?1 AND state IN ('new', 'batched')";
+    Ok(conn.prepare_cached(sql)?.exists([key])?)
+}
+
+/// Makes what an earlier run had batched new again, in its place in the order of arrival.
+///
+/// Messages that a turn had taken stay with it: the turn is resumed.
+pub fn reopen(tx: &Tx<'_>) -> Result<usize, StoreError> {
+    let sql = "UPDATE inbox SET state = 'new' WHERE state = 'batched' AND turn IS NULL";
+    Ok(tx.prepare_cached(sql)?.execute([])?)
+}
+
+/// The messages of `session` that are not done and that no turn has taken.
+pub fn untaken(conn: &Connection, session: &SessionKey) -> Result<Vec<MessageKey>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT key FROM inbox
+         WHERE state IN ('new', 'batched') AND turn IS NULL AND session = ?1 ORDER BY id",
+    )?;
+    let rows = statement.query_map([session], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Opens the messages of the session's last turn again, if that turn failed or was cancelled, and
+/// returns them in the order of arrival; empty when there is nothing to ask again.
+pub fn reopen_last_turn(tx: &Tx<'_>, session: &SessionKey) -> Result<Vec<Incoming>, StoreError> {
+    let mut statement = tx.prepare_cached(
+        "SELECT id, incoming FROM inbox
+         WHERE turn = (SELECT id FROM chat_turns
+                       WHERE session = ?1 ORDER BY id DESC LIMIT 1)
+           AND (SELECT state FROM chat_turns WHERE session = ?1 ORDER BY id DESC LIMIT 1)
+               IN ('failed', 'cancelled')
+         ORDER BY id",
+    )?;
+    let rows = statement.query_map([session], numbered)?;
+    let found: Vec<(i64, Incoming)> = rows.collect::<Result<_, _>>()?;
+    let mut reopen =
+        tx.prepare_cached("UPDATE inbox SET state = 'batched', turn = NULL WHERE id = ?1")?;
+    for (id, _) in &found {
+        reopen.execute([id])?;
+    }
+    Ok(found.into_iter().map(|(_, incoming)| incoming).collect())
+}
+
+/// Replaces what an open message says, whoever sent it: a filled-in template, or a note in place
+/// of several messages.
+pub fn rewrite(tx: &Tx<'_>, incoming: &Incoming) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "UPDATE inbox SET incoming = ?2 WHERE key = ?1 AND state IN ('new', 'batched')",
+    )?
+    .execute(params![incoming.key, Json(incoming)])?;
+    Ok(())
+}
+
 /// Drops everything of `session` that is not done; says how many messages that were.
 pub fn drop_pending(tx: &Tx<'_>, session: &SessionKey) -> Result<usize, StoreError> {
     Ok(tx
