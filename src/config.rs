@@ -435,6 +435,28 @@ pub struct AgentConfig {
     pub stall_timeout_s: Option<u64>,
 }
 
+/// A misspelt name is named when it is at least so similar to a known one (0 to 1).
+const SIMILAR: f64 = 0.8;
+
+/// Reads the name of a time zone; a refusal names the nearest known one.
+pub fn parse_zone(name: &str) -> Result<chrono_tz::Tz, String> {
+    name.parse().map_err(|_error| {
+        let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+        let hint = nearest(name, known).map(|zone| format!("; did you mean `{zone}`?"));
+        let hint = hint.unwrap_or_else(|| "; take an IANA name such as `Europe/Berlin`".to_owned());
+        format!("`{name}` is no time zone{hint}")
+    })
+}
+
+/// The known name that is most like a misspelt one, if any is like it.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|other| (strsim::jaro_winkler(name, other), other))
+        .filter(|(similarity, _)| *similarity >= SIMILAR)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, other)| other)
+}
+
 fn default_data_dir() -> PathBuf {
     PathBuf::from(".musher")
 }

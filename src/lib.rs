@@ -18,6 +18,7 @@ pub mod work;
 // row 6: services
 pub mod chat;
 pub mod mail;
+pub mod timers;
 // row 7: one door each to the outside
 pub mod llm;
 pub mod store;

@@ -27,6 +27,7 @@ pub mod outbox;
 pub mod people;
 pub mod requests;
 pub mod rooms;
+pub mod timers;
 pub mod types;
 
 pub use lock::{LockError, Owner, start_time};
