@@ -22,3 +22,5 @@ pub mod timers;
 // row 7: one door each to the outside
 pub mod llm;
 pub mod store;
+// row 6
+pub mod agents;

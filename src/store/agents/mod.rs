@@ -4,12 +4,14 @@
 //! concurrent stop or to the watchdog is told the state that stood in its way and leaves it alone.
 //! What the next turn says stands in `pending_prompt`, which is what makes the pool start it.
 
+mod pools;
 mod processes;
 mod reports;
 #[cfg(test)]
 mod tests;
 mod turns;
 
+pub use pools::{instance_id, pause_pool, pool_pause, resume_pools};
 pub use processes::{
     LeaseOutcome, ProcessRow, end_process, live_processes, record_process, release_lease,
     take_lease,

@@ -1,0 +1,122 @@
+//! Whether a runtime can be used here, and whether its version was tested.
+
+use crate::agents::process::{base_env, find_program};
+use crate::config::RuntimeKind;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+
+/// How long `--version` may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The versions of Claude Code that its protocol was tested with: from, and below.
+pub const CLAUDE_TESTED: (&str, &str) = ("2.1.0", "2.2.0");
+
+/// A runtime that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// The version, as far as there is one.
+    pub version: String,
+    /// What a person should know, such as an untested version with its remedy.
+    pub warning: Option<String>,
+}
+
+/// Why a runtime cannot be used. Each message is a sentence with the remedy.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProbeError {
+    /// The program is not there.
+    #[error("{program} is not installed: {remedy}")]
+    NotInstalled {
+        /// Which.
+        program: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The program is there and does not work.
+    #[error("{program} does not start ({why}): reinstall it, or set `command` of the agent")]
+    Broken {
+        /// Which.
+        program: String,
+        /// What happened.
+        why: String,
+    },
+    /// This build has no such runtime.
+    #[error("the runtime {0} is not built in yet: use claude-code, api or replay")]
+    NotBuiltIn(&'static str),
+}
+
+/// Checks that a runtime can be used; `command` overrides its usual program.
+pub async fn probe(kind: RuntimeKind, command: Option<&str>) -> Result<ProbeReport, ProbeError> {
+    match kind {
+        RuntimeKind::ClaudeCode => claude(command.unwrap_or("claude")).await,
+        RuntimeKind::Api | RuntimeKind::Replay => {
+            Ok(ProbeReport { version: env!("CARGO_PKG_VERSION").to_owned(), warning: None })
+        }
+        RuntimeKind::Codex | RuntimeKind::Acp => Err(ProbeError::NotBuiltIn(kind.as_str())),
+    }
+}
+
+async fn claude(program: &str) -> Result<ProbeReport, ProbeError> {
+    let path = find_program(program).ok_or_else(|| ProbeError::NotInstalled {
+        program: format!("Claude Code (`{program}`)"),
+        remedy: "run `npm install -g @anthropic-ai/claude-code`, or set `command` of the agent \
+                 to where it is"
+            .to_owned(),
+    })?;
+    let broken = |why: String| ProbeError::Broken { program: path.display().to_string(), why };
+    let run = Command::new(&path)
+        .arg("--version")
+        .env_clear()
+        .envs(base_env(&[]))
+        .env("DISABLE_AUTOUPDATER", "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PROBE_TIMEOUT, run)
+        .await
+        .map_err(|_elapsed| broken("`--version` did not answer".to_owned()))?
+        .map_err(|error| broken(error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().next().unwrap_or_default().to_owned();
+    if !output.status.success() || parse(&version).is_none() {
+        return Err(broken(format!("`--version` said {:?}", text.trim())));
+    }
+    Ok(ProbeReport { warning: untested(&version), version })
+}
+
+/// The warning about a version outside the tested range.
+fn untested(version: &str) -> Option<String> {
+    let (from, below) = CLAUDE_TESTED;
+    let tested = parse(version) >= parse(from) && parse(version) < parse(below);
+    (!tested).then(|| {
+        format!(
+            "Claude Code {version} was not tested with this version of Musher (tested: {from} up \
+             to, but not, {below}); if agents fail, run `npm install -g \
+             @anthropic-ai/claude-code@2.1.197`"
+        )
+    })
+}
+
+fn parse(version: &str) -> Option<(u64, u64, u64)> {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_outside_the_tested_range_is_named_with_the_remedy() {
+        assert_eq!(untested("2.1.197"), None);
+        for version in ["2.0.9", "2.2.0", "3.0.0"] {
+            assert!(untested(version).unwrap().contains("npm install"), "{version}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_said_with_what_to_do() {
+        let error = probe(RuntimeKind::ClaudeCode, Some("no-such-claude")).await.unwrap_err();
+        assert!(error.to_string().contains("is not installed: run `npm install"), "{error}");
+    }
+}
