@@ -13,6 +13,11 @@ mod support;
 mod architecture;
 mod infrastructure;
 
+mod bursts;
+mod message_to_merge;
+mod sanitised;
+mod strangers;
+
 /// A story that is in the folder but not in this binary would never run, and nobody would see.
 #[test]
 fn every_story_in_the_folder_is_part_of_this_binary() {

@@ -12,6 +12,7 @@ pub mod musher;
 pub mod person;
 pub mod processes;
 pub mod repository;
+pub mod scene;
 pub mod synapse;
 
 use std::path::{Path, PathBuf};
