@@ -11,6 +11,7 @@ pub mod commands;
 // row 8: pure, or nearly so
 pub mod clock;
 pub mod config;
+pub mod failpoint;
 pub mod model;
 pub mod redact;
 // row 5

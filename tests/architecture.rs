@@ -13,7 +13,7 @@ const ROWS: &[&[&str]] = &[
     &["agents", "merge", "mail", "timers", "chat", "upgrade"],
     &["project", "store", "llm"],
     &["config"],
-    &["model", "clock", "redact"],
+    &["model", "clock", "failpoint", "redact"],
 ];
 
 /// What may be named only behind its door: (text, files that may hold it).

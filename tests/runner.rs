@@ -14,6 +14,7 @@ mod architecture;
 mod infrastructure;
 
 mod bursts;
+mod crashes;
 mod message_to_merge;
 mod sanitised;
 mod strangers;

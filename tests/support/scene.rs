@@ -67,6 +67,18 @@ impl Scene {
         self.ann.wait_for_text(&self.room, &self.musher.id, part).await
     }
 
+    /// Waits until each of `parts` stands in something that Musher has said, be it in one message.
+    pub async fn hear_all(&self, parts: &[&str]) {
+        loop {
+            let said = self.said().await;
+            let heard = |part: &&str| said.iter().any(|event| event.body().contains(part));
+            if parts.iter().all(heard) {
+                return;
+            }
+            self.ann.next_message(&self.room, &self.musher.id).await;
+        }
+    }
+
     /// What Musher has said so far, edits left out.
     pub async fn said(&self) -> Vec<Event> {
         self.ann.messages_of(&self.room, &self.musher.id).await
