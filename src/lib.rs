@@ -19,9 +19,11 @@ pub mod work;
 // row 6: services
 pub mod chat;
 pub mod mail;
+pub mod merge;
 pub mod timers;
 // row 7: one door each to the outside
 pub mod llm;
+pub mod project;
 pub mod store;
 // row 6
 pub mod agents;

@@ -16,15 +16,18 @@
 pub mod agents;
 pub mod costs;
 pub mod decisions;
+pub mod gate_runs;
 pub mod inbox;
 pub mod items;
 mod lock;
 pub mod log;
 pub mod mail;
+pub mod merge_queue;
 pub mod meta;
 mod open;
 pub mod outbox;
 pub mod people;
+pub mod projects;
 pub mod requests;
 pub mod rooms;
 pub mod timers;

@@ -387,7 +387,8 @@ CREATE TABLE merge_queue (
     queued_at INTEGER NOT NULL,
     attempts  INTEGER NOT NULL DEFAULT 0,
     not_before INTEGER NOT NULL DEFAULT 0,
-    landing   TEXT                        -- JSON {base, commit}: written before the ref is moved
+    error     TEXT,                       -- why it was put off, in words
+    landing   TEXT                        -- JSON of store::merge_queue::Landing: written before the ref is moved
 ) STRICT;
 
 -- Money and tokens, one row per model call or turn.

@@ -1,0 +1,11 @@
+//! Projects: git repositories that work is done in, and everything that touches their files.
+
+pub mod bootstrap;
+pub mod git;
+pub mod registry;
+pub mod shell;
+mod stacks;
+pub mod worktree;
+
+pub use registry::{Project, ProjectError, Registry};
+pub use stacks::{Stack, StackError, Stacks};
