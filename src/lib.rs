@@ -21,6 +21,7 @@ pub mod chat;
 pub mod mail;
 pub mod merge;
 pub mod timers;
+pub mod upgrade;
 // row 7: one door each to the outside
 pub mod llm;
 pub mod project;

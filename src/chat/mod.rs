@@ -4,6 +4,7 @@
 //! it is handed. It decides nothing: who may do what and what is answered is the dispatcher's.
 //! Nobody but [`Sender`] posts; everyone else writes rows with [`crate::store::outbox::enqueue`].
 
+pub mod console;
 pub mod render;
 mod sender;
 pub mod split;
