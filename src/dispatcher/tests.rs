@@ -481,6 +481,6 @@ async fn the_end_of_the_program_waits_for_turns_until_it_is_in_a_hurry() {
     assert!(!scene.task.is_finished());
     scene.hurry.cancel();
     scene.task.await.unwrap();
-    let open = scene.store.read(|conn| inbox::open(conn)).await.unwrap();
+    let open = scene.store.read(inbox::open).await.unwrap();
     assert_eq!(open.len(), 1, "it is resumed after the next start");
 }
