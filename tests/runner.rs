@@ -13,10 +13,16 @@ mod support;
 mod architecture;
 mod infrastructure;
 
+mod bad_input;
 mod bursts;
+mod console;
 mod crashes;
+mod mail_from_four_processes;
 mod message_to_merge;
+mod new_project;
+mod reminders;
 mod sanitised;
+mod second_server;
 mod strangers;
 
 /// A story that is in the folder but not in this binary would never run, and nobody would see.

@@ -248,6 +248,22 @@ impl Musher {
         self.child = Some(command.spawn().expect("setpriv and musher run"));
     }
 
+    /// Gives a command of a story's own the program's arguments and environment.
+    pub fn prepare_for(&self, command: &mut Command, arguments: &[&str]) {
+        self.prepare(command, arguments);
+    }
+
+    /// Has a conversation over `musher console`: `lines` are what is typed, then it ends.
+    pub async fn console(&self, lines: &str) -> Called {
+        let typed = self.directory().join("typed");
+        std::fs::write(&typed, lines).unwrap();
+        let path = self.write_configuration().display().to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_musher"));
+        self.prepare(&mut command, &["console", "-c", &path]);
+        command.stdin(File::open(typed).unwrap());
+        ended(command, "console").await
+    }
+
     fn prepare(&self, command: &mut Command, arguments: &[&str]) {
         command
             .args(arguments)
@@ -315,12 +331,8 @@ impl Musher {
     pub async fn call_exactly(&self, arguments: &[&str]) -> Called {
         let mut command = Command::new(env!("CARGO_BIN_EXE_musher"));
         self.prepare(&mut command, arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = tokio::time::timeout(PATIENCE, command.output()).await;
-        let Ok(output) = output else { panic!("musher {arguments:?} does not end") };
-        let Output { status, stdout, stderr } = output.unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Called { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
+        command.stdin(Stdio::null());
+        ended(command, &arguments.join(" ")).await
     }
 
     // The room
@@ -434,6 +446,16 @@ impl Drop for Musher {
         drop(self.child.take());
         processes::kill_all_of(self.directory());
     }
+}
+
+/// Runs a command to its end and takes what it printed.
+async fn ended(mut command: Command, what: &str) -> Called {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    let Ok(output) = output else { panic!("musher {what} does not end") };
+    let Output { status, stdout, stderr } = output.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Called { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
 }
 
 /// The system's programs and the installed Claude Code, and nothing of the developer's own.
