@@ -8,6 +8,7 @@
 pub mod dispatcher;
 // row 3: what people can ask for
 pub mod commands;
+pub mod coordinator;
 // row 8: pure, or nearly so
 pub mod clock;
 pub mod config;

@@ -80,6 +80,13 @@ pub trait ToolHost: Send + Sync {
     /// The tools that `caller` has.
     fn specs(&self, caller: &ToolCaller) -> Vec<ToolSpec>;
 
+    /// Whether a call of `name` that was begun and not answered may simply be made again: it only
+    /// reads, or its effect and its stored answer are one transaction under the call's id.
+    fn is_repeatable(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
     /// Carries out one call. Never panics and never fails otherwise than in words.
     ///
     /// `call_id` names the call: calling again with the same one does not repeat its effect.

@@ -14,6 +14,7 @@
 //! costs a tick, never work.
 
 pub mod agents;
+pub mod conversation;
 pub mod costs;
 pub mod decisions;
 pub mod gate_runs;
