@@ -3,6 +3,19 @@
 //! Unknown keys are errors. Secrets never stand in the file: `*_env` names a variable, `*_file` a
 //! file that others cannot read. `config/musher.example.toml` is tested against these types.
 
+mod diagnose;
+mod error;
+mod load;
+mod secret;
+mod source;
+mod validate;
+
+pub use diagnose::{EXAMPLE, full_example};
+pub use error::{ConfigError, ConfigErrors};
+pub use load::{find, load, user_dir};
+pub use secret::{SecretError, check_secrets, secret};
+pub use validate::warnings;
+
 use crate::model::agent::Role;
 use crate::model::chat::QueueMode;
 use crate::model::ids::{AgentName, PersonId, ProjectName};
@@ -14,6 +27,9 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The file that it was read from; empty when it came from elsewhere (tests).
+    #[serde(skip)]
+    pub file: PathBuf,
     /// Where the database, the crypto store, worktrees and logs are; relative to the file.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
@@ -435,9 +451,6 @@ pub struct AgentConfig {
     pub stall_timeout_s: Option<u64>,
 }
 
-/// A misspelt name is named when it is at least so similar to a known one (0 to 1).
-const SIMILAR: f64 = 0.8;
-
 /// Reads the name of a time zone; a refusal names the nearest known one.
 pub fn parse_zone(name: &str) -> Result<chrono_tz::Tz, String> {
     name.parse().map_err(|_error| {
@@ -448,12 +461,13 @@ pub fn parse_zone(name: &str) -> Result<chrono_tz::Tz, String> {
     })
 }
 
-/// The known name that is most like a misspelt one, if any is like it.
+/// The known name that is most like a misspelt one: at most one letter in three differs.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let most = (name.chars().count() / 3).max(1);
     known
-        .map(|other| (strsim::jaro_winkler(name, other), other))
-        .filter(|(similarity, _)| *similarity >= SIMILAR)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|other| (strsim::damerau_levenshtein(name, other), other))
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
         .map(|(_, other)| other)
 }
 

@@ -1,7 +1,7 @@
 //! Who has an address, and who is in which group.
 
 use super::MailError;
-use crate::config::Config;
+use crate::config::{Config, nearest};
 use crate::model::agent::Role;
 use crate::model::ids::ProjectName;
 use crate::store::mail::{self as rows, COORDINATOR, MUSHER};
@@ -9,8 +9,6 @@ use crate::store::{StoreError, Tx};
 
 /// The person at the console, who needs no Matrix account.
 const CONSOLE_PERSON: &str = "@console:local";
-/// A misspelt name is named when it is at least so similar to a known one (0 to 1).
-const SIMILAR: f64 = 0.7;
 
 /// The addresses of an installation. Projects made in the chat are looked up in the database.
 #[derive(Debug, Clone, Default)]
@@ -117,12 +115,8 @@ impl Directory {
     fn unknown(&self, name: &str) -> MailError {
         let groups = ["@all", "@coders", "@qa", "@mergers", COORDINATOR];
         let known = self.agents.iter().map(|agent| agent.name.as_str()).chain(groups);
-        let nearest = known
-            .map(|other| (strsim::jaro_winkler(name, other), other))
-            .filter(|(similarity, _)| *similarity >= SIMILAR)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let hint =
-            nearest.map_or_else(String::new, |(_, other)| format!(", did you mean `{other}`?"));
+        let hint = nearest(name, known)
+            .map_or_else(String::new, |other| format!(", did you mean `{other}`?"));
         MailError::UnknownRecipient { name: name.to_owned(), hint }
     }
 }
