@@ -7,6 +7,7 @@
 
 pub mod encrypted_person;
 pub mod event;
+pub mod figures;
 pub mod model_server;
 pub mod musher;
 pub mod person;
