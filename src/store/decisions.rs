@@ -29,6 +29,8 @@ pub enum What {
     SentBack,
     /// An agent that died was started again.
     Revived,
+    /// An agent that was cut off by no fault of its own was started again; counts against nothing.
+    Resumed,
     /// The item was blocked.
     Blocked,
     /// The item was stopped by a person.
@@ -53,7 +55,7 @@ pub enum What {
 
 impl What {
     /// Every kind of decision.
-    pub const ALL: [What; 18] = [
+    pub const ALL: [What; 19] = [
         What::Started,
         What::NotStarted,
         What::Promoted,
@@ -62,6 +64,7 @@ impl What {
         What::Committed,
         What::SentBack,
         What::Revived,
+        What::Resumed,
         What::Blocked,
         What::Stopped,
         What::Cleared,
@@ -85,6 +88,7 @@ impl What {
             What::Committed => "committed",
             What::SentBack => "sent_back",
             What::Revived => "revived",
+            What::Resumed => "resumed",
             What::Blocked => "blocked",
             What::Stopped => "stopped",
             What::Cleared => "cleared",

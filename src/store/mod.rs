@@ -79,6 +79,20 @@ impl Tx<'_> {
     pub fn now(&self) -> i64 {
         self.now
     }
+
+    /// Runs a part of the transaction that may fail by itself: when it does, only what it wrote is
+    /// undone, and the rest goes on.
+    pub fn nested<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let run = |sql| self.conn.execute_batch(sql).map_err(|e| E::from(StoreError::Sqlite(e)));
+        run("SAVEPOINT part")?;
+        match work(self) {
+            Ok(value) => run("RELEASE part").map(|()| value),
+            Err(error) => run("ROLLBACK TO part; RELEASE part").and(Err(error)),
+        }
+    }
 }
 
 impl Deref for Tx<'_> {

@@ -73,8 +73,13 @@ pub(super) fn count(newest_first: &[Decision]) -> Counters {
             What::Committed => {
                 counters = Counters { rounds: counters.rounds, ..Default::default() }
             }
-            What::SentBack => counters.rounds += 1,
+            What::SentBack => {
+                // Failing gates are counted by the stage itself, and reset with the column.
+                let from = decision.inputs.get("from").and_then(Value::as_str);
+                counters.rounds += u32::from(from != Some("gates"));
+            }
             What::NotStarted
+            | What::Resumed
             | What::Promoted
             | What::NotPromoted
             | What::Blocked

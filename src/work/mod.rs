@@ -14,27 +14,28 @@
 //! refused. A merge result that comes after an item left the queue is ignored, unless it is a
 //! merge: what stands on the base branch is a fact, and the item is done.
 
-//LATER mod assign;
+mod assign;
 mod board;
 mod counters;
 mod explain;
-//LATER mod merges;
+mod keeper;
+mod merges;
 mod movers;
-//LATER mod notices;
-//LATER mod prompt;
+mod notices;
+mod prompt;
 mod queue;
-//LATER mod service;
-//LATER mod settle;
+mod service;
+mod settle;
 mod text;
-//LATER mod world;
+mod world;
 
-//LATER #[cfg(test)]
-//LATER mod tests;
+#[cfg(test)]
+mod tests;
 
 pub use board::board_json;
 pub use explain::explain;
-//LATER pub use service::WorkService;
-//LATER pub use world::{Checked, GateOutcome, RealWorld, World};
+pub use service::WorkService;
+pub use world::{Checked, FailedGate, GateOutcome, World};
 
 use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::{Item, Kind, Origin, OriginKind, QaMode};
@@ -42,7 +43,7 @@ use crate::model::stage::{Column, IllegalTransition, Stage, StageEvent, next};
 use crate::store::agents as sessions;
 use crate::store::decisions::{self, What};
 use crate::store::items::{self, ItemError, NewRow};
-use crate::store::{StoreError, Tx};
+use crate::store::{StoreError, Tx, log};
 use rusqlite::Connection;
 use serde_json::json;
 
@@ -324,7 +325,10 @@ pub fn update(
     item.qa = change.qa.unwrap_or(item.qa);
     item.priority = change.priority.unwrap_or(item.priority);
     item.room = change.room.unwrap_or(item.room);
-    items::put_fields(tx, &item).map_err(|error| translate(tx, error))?;
+    let item = items::put_fields(tx, &item).map_err(|error| translate(tx, error))?;
+    if let Stage::Merge { commit, .. } = &item.stage {
+        queue::enter(tx, &item, commit)?;
+    }
     if let Some(depends_on) = change.depends_on {
         items::set_dependencies(tx, id, &depends_on).map_err(|error| translate(tx, error))?;
     }
@@ -359,6 +363,9 @@ pub fn delete(tx: &Tx<'_>, id: ItemId, origin: &Origin) -> Result<(), WorkError>
     }
     let why = format!("deleted by {}", origin.id);
     decisions::record(tx, Some(id), What::Deleted, &why, &json!({"item": &item}))?;
+    // The log keeps its end: the worktree's keeper and whoever follows the log read it there.
+    let gone = Stage::Abandoned { reason: why.clone() };
+    log::append_transition(tx, id, Some(&item.stage), &gone, &why, origin)?;
     items::delete(tx, id)?;
     Ok(())
 }
@@ -375,6 +382,22 @@ pub fn board(conn: &Connection, project: Option<&ProjectName>) -> Result<Vec<Ite
     // Stable: within a column the order of the store stays.
     items.sort_by_key(|item| item.stage.column());
     Ok(items)
+}
+
+/// Does something for each item; one that fails by itself is logged, undone, and holds up nobody.
+fn each(
+    tx: &Tx<'_>,
+    items: &[Item],
+    mut work: impl FnMut(&Tx<'_>, &Item) -> Result<(), WorkError>,
+) -> Result<(), WorkError> {
+    for item in items {
+        match tx.nested(|tx| work(tx, item)) {
+            Ok(()) => {}
+            Err(WorkError::Store(error)) => return Err(error.into()),
+            Err(error) => tracing::warn!(item = item.id.0, %error, "an item was passed over"),
+        }
+    }
+    Ok(())
 }
 
 /// The origin of what the loops here do.

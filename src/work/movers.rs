@@ -1,7 +1,8 @@
 //! What moves items by itself, besides agents and merges: met dependencies and the retention of
 //! done items.
 
-use super::{WorkError, apply_to, system};
+use super::counters::note_once;
+use super::{WorkError, apply_to, each, system};
 use crate::model::ids::ItemId;
 use crate::model::item::{Item, Kind};
 use crate::model::stage::{ArchiveReason, Column, Stage, StageEvent};
@@ -63,19 +64,20 @@ pub(super) fn unmet_in_words(item: &Item, waits_for: &[Unmet]) -> String {
 /// Starts every item in the backlog whose dependencies are all met, and notes for those with a
 /// dead one why they stay.
 pub(super) fn promote(tx: &Tx<'_>) -> Result<(), WorkError> {
-    for item in items::in_columns(tx, None, &[Column::Backlog])? {
+    let backlog = items::in_columns(tx, None, &[Column::Backlog])?;
+    each(tx, &backlog, |tx, item| {
         if item.depends_on.is_empty() || item.kind == Kind::Epic || item.stage != Stage::Backlog {
-            continue;
+            return Ok(());
         }
-        let waits_for = unmet(tx, &item)?;
+        let waits_for = unmet(tx, item)?;
         if waits_for.is_empty() {
-            promote_one(tx, &item)?;
+            promote_one(tx, item)?;
         } else if waits_for.iter().any(Unmet::is_dead) {
-            let why = unmet_in_words(&item, &waits_for);
-            super::counters::note_once(tx, item.id, What::NotPromoted, &why, &json!({}))?;
+            let why = unmet_in_words(item, &waits_for);
+            note_once(tx, item.id, What::NotPromoted, &why, &json!({}))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 fn promote_one(tx: &Tx<'_>, item: &Item) -> Result<(), WorkError> {
@@ -101,10 +103,11 @@ fn promote_one(tx: &Tx<'_>, item: &Item) -> Result<(), WorkError> {
 /// Archives what has been done for longer than `retention`.
 pub(super) fn archive(tx: &Tx<'_>, retention: Duration) -> Result<(), WorkError> {
     let now = crate::clock::from_millis(tx.now());
-    for item in items::in_columns(tx, None, &[Column::Done])? {
-        let Stage::Done { merged_at, .. } = item.stage else { continue };
+    let done = items::in_columns(tx, None, &[Column::Done])?;
+    each(tx, &done, |tx, item| {
+        let Stage::Done { merged_at, .. } = item.stage else { return Ok(()) };
         if now - merged_at < retention {
-            continue;
+            return Ok(());
         }
         let why = "it was done for as long as done items stay on the board";
         decisions::record(
@@ -114,7 +117,7 @@ pub(super) fn archive(tx: &Tx<'_>, retention: Duration) -> Result<(), WorkError>
             why,
             &json!({"merged_at": merged_at, "retention_s": retention.num_seconds()}),
         )?;
-        apply_to(tx, &item, &StageEvent::RetentionPassed { at: now }, &system(tx), why)?;
-    }
-    Ok(())
+        apply_to(tx, item, &StageEvent::RetentionPassed { at: now }, &system(tx), why)?;
+        Ok(())
+    })
 }

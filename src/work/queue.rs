@@ -1,11 +1,13 @@
 //! Where work meets the merge queue's and the projects' rows.
 
 use super::WorkError;
-use crate::config::ProjectConfig;
-use crate::model::ids::{ItemId, ProjectName};
+use crate::config::{ProjectConfig, RuntimeKind};
+use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::Item;
-use crate::store::Tx;
+use crate::model::mail::MailType;
 use crate::store::types::Json;
+use crate::store::{Tx, mail, meta};
+use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// A project's row.
@@ -75,4 +77,32 @@ pub(super) fn ahead_of(conn: &Connection, item: ItemId) -> Result<u32, WorkError
                 OR (other.priority = this.priority AND other.queued_at < this.queued_at))",
     )?;
     Ok(statement.query_row([item], |row| row.get(0))?)
+}
+
+/// Why a runtime must not be used now, if so.
+pub(super) fn pool_pause(
+    conn: &Connection,
+    runtime: RuntimeKind,
+) -> Result<Option<String>, WorkError> {
+    Ok(meta::find(conn, &format!("pool_paused:{}", runtime.as_str()))?)
+}
+
+/// A QA agent's verdict by mail on an item since `since`: whether it passed, and the findings.
+pub(super) fn verdict_mail(
+    conn: &Connection,
+    agent: &AgentName,
+    item: ItemId,
+    since: DateTime<Utc>,
+) -> Result<Option<(bool, String)>, WorkError> {
+    let filter =
+        mail::Filter { from: Some(agent.0.clone()), item: Some(item), ..Default::default() };
+    let newest = mail::list(conn, &filter)?.into_iter().find(|mail| {
+        mail.created_at >= since && matches!(mail.kind, MailType::QaPassed | MailType::QaFailed)
+    });
+    Ok(newest.map(|mail| (mail.kind == MailType::QaPassed, mail.body)))
+}
+
+/// The room that hears about an item.
+pub(super) fn room_of(conn: &Connection, item: ItemId) -> Result<Option<RoomKey>, WorkError> {
+    Ok(mail::room_of(conn, Some(item), "")?)
 }

@@ -1,0 +1,244 @@
+//! What follows when the merge queue has landed an item or given it back.
+//!
+//! Read from the event log by a durable cursor that moves in the transaction of the reaction: each
+//! result has its effect exactly once. A failure that a coder can mend goes straight back to one,
+//! with the output; the machine's own failures are tried again with back-off.
+
+use super::counters::Counters;
+use super::settle::{MAX_ROUNDS, block};
+use super::{WorkError, apply_to, each, queue, system, text};
+use crate::clock::from_millis;
+use crate::model::event::{Event, EventRow};
+use crate::model::ids::ItemId;
+use crate::model::item::{Item, OriginKind};
+use crate::model::stage::{Column, MergeFailureKind, Stage, StageEvent};
+use crate::store::decisions::{self, What};
+use crate::store::log::{self, Log};
+use crate::store::{Tx, items};
+use chrono::Duration;
+use rusqlite::Connection;
+use serde_json::json;
+
+/// This reader's name in the table of cursors.
+const SUBSCRIBER: &str = "work.merges";
+/// How many events one transaction reads.
+const BATCH: usize = 200;
+/// How long a merge that failed through no fault of the item waits before it is tried again.
+const FIRST_BACKOFF: Duration = Duration::seconds(15);
+/// The longest such wait.
+const LAST_BACKOFF: Duration = Duration::minutes(10);
+
+/// Reacts to what the merge queue reported; says whether there may be more to read.
+pub(super) fn take_results(tx: &Tx<'_>) -> Result<bool, WorkError> {
+    let position = log::position(tx, SUBSCRIBER, Log::Events)?;
+    let rows = log::events_after(tx, position, BATCH)?;
+    let Some(last) = rows.last().map(|row| row.seq) else { return Ok(false) };
+    let more = rows.len() == BATCH;
+    for row in rows {
+        match tx.nested(|tx| take(tx, &row)) {
+            Ok(()) => {}
+            Err(WorkError::Store(error)) => return Err(error.into()),
+            Err(error) => tracing::error!(seq = row.seq, %error, "a merge result was passed over"),
+        }
+    }
+    log::advance(tx, SUBSCRIBER, Log::Events, last)?;
+    Ok(more)
+}
+
+fn take(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
+    match &row.event {
+        Event::Merged { item, commit } => merged(tx, *item, commit, row),
+        Event::MergeFailed { item, kind, output } => failed(tx, *item, kind, output),
+        Event::TurnFinished { .. }
+        | Event::WorkerDied { .. }
+        | Event::GatesRan { .. }
+        | Event::TimerFired { .. }
+        | Event::PoolPaused { .. }
+        | Event::RateLimited { .. }
+        | Event::BudgetReached { .. }
+        | Event::AgentSaid { .. }
+        | Event::ProjectCreated { .. } => Ok(()),
+    }
+}
+
+fn merged(tx: &Tx<'_>, id: ItemId, commit: &str, row: &EventRow) -> Result<(), WorkError> {
+    let Some(item) = items::find(tx, id)? else { return Ok(()) };
+    let event = StageEvent::Merged { commit: commit.to_owned(), at: row.at };
+    let why = format!("landed on the base branch as {}", text::short(commit));
+    match apply_to(tx, &item, &event, &system(tx), &why) {
+        Ok(_item) => {
+            decisions::record(tx, Some(id), What::Merged, &why, &json!({"commit": commit}))?;
+            Ok(())
+        }
+        Err(WorkError::Illegal(_, refused)) => {
+            // It ended otherwise while it landed; the commit stands all the same.
+            tracing::warn!(item = id.0, commit, %refused, "a merge came too late for its item");
+            let why = format!("{why}, although it had ended before");
+            decisions::record(tx, Some(id), What::Merged, &why, &json!({"commit": commit}))?;
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn failed(tx: &Tx<'_>, id: ItemId, kind: &MergeFailureKind, output: &str) -> Result<(), WorkError> {
+    let Some(item) = items::find(tx, id)? else { return Ok(()) };
+    // Its row went in the transaction that reported the failure: one that stands there now belongs
+    // to a later attempt, and the failure to an earlier one that a person has dealt with.
+    if queue::is_queued(tx, id)? || !matches!(item.stage, Stage::Merge { .. }) {
+        tracing::info!(item = id.0, "a merge failure came too late for its item");
+        return Ok(());
+    }
+    let in_a_row = failures_before(tx, id, kind)? + 1;
+    let what = text::failure_in_words(kind);
+    let event =
+        StageEvent::MergeFailed { kind: kind.clone(), output: text::tail(output), in_a_row };
+    let item = apply_to(tx, &item, &event, &system(tx), &what)?;
+    match &item.stage {
+        Stage::MergeFailure { kind, output, .. } => send_back(tx, &item, kind, output),
+        Stage::Blocked { reason, .. } => {
+            decisions::record(tx, Some(id), What::Blocked, reason, &json!({"kind": kind}))?;
+            Ok(())
+        }
+        Stage::MergeFailureFinal { .. } => {
+            let why = format!("{what}, {in_a_row} times in a row: not tried again by itself");
+            decisions::record(tx, Some(id), What::Blocked, &why, &json!({"kind": kind}))?;
+            Ok(())
+        }
+        // The stage machine has no other answer to a failed merge.
+        Stage::Upcoming
+        | Stage::Backlog
+        | Stage::Coding { .. }
+        | Stage::Qa { .. }
+        | Stage::ReviewHold { .. }
+        | Stage::Merge { .. }
+        | Stage::Done { .. }
+        | Stage::Archived { .. }
+        | Stage::Frozen { .. }
+        | Stage::Abandoned { .. }
+        | Stage::Superseded { .. }
+        | Stage::Rejected { .. } => Ok(()),
+    }
+}
+
+/// How often in a row the item's last merges failed in this way, since a person last started it.
+fn failures_before(
+    conn: &Connection,
+    id: ItemId,
+    kind: &MergeFailureKind,
+) -> Result<u32, WorkError> {
+    let mut count = 0;
+    for moved in log::transitions_of(conn, id)?.iter().rev() {
+        let by_person = moved.origin.kind != OriginKind::System;
+        let again = matches!(
+            moved.from,
+            Some(
+                Stage::MergeFailure { .. }
+                    | Stage::MergeFailureFinal { .. }
+                    | Stage::Blocked { .. }
+            )
+        );
+        if by_person && again {
+            break;
+        }
+        match &moved.to {
+            Stage::MergeFailure { kind: other, .. }
+            | Stage::MergeFailureFinal { kind: other, .. } => {
+                if other.name() != kind.name() {
+                    break;
+                }
+                count += 1;
+            }
+            Stage::Done { .. } => break,
+            Stage::Upcoming
+            | Stage::Backlog
+            | Stage::Coding { .. }
+            | Stage::Blocked { .. }
+            | Stage::Qa { .. }
+            | Stage::ReviewHold { .. }
+            | Stage::Merge { .. }
+            | Stage::Archived { .. }
+            | Stage::Frozen { .. }
+            | Stage::Abandoned { .. }
+            | Stage::Superseded { .. }
+            | Stage::Rejected { .. } => {}
+        }
+    }
+    Ok(count)
+}
+
+/// Gives a failed merge to who can mend it; what nobody must mend stays for [`retry`].
+fn send_back(
+    tx: &Tx<'_>,
+    item: &Item,
+    kind: &MergeFailureKind,
+    output: &str,
+) -> Result<(), WorkError> {
+    let what = text::failure_in_words(kind);
+    let base = queue::project(tx, &item.project)?
+        .map_or_else(|| "the base branch".to_owned(), |project| project.settings.base);
+    let note = match kind {
+        MergeFailureKind::Conflict { .. } => format!(
+            "It could not be merged: {what}.\n\n{}\n\nFor this, and only for this, merge `{base}` \
+             into your branch (`git merge {base}`), resolve the conflicts so that both sides keep \
+             their meaning, and commit.",
+            text::fenced(output)
+        ),
+        MergeFailureKind::GateFailed { exit: Some(126 | 127), gate } => {
+            let reason = format!(
+                "`{gate}` is not there or cannot be run. That is the project's to mend (its gates \
+                 or this machine), not a coder's"
+            );
+            return block(tx, item, &reason);
+        }
+        MergeFailureKind::GateFailed { .. } | MergeFailureKind::GateTimeout { .. } => format!(
+            "It could not be merged: {what}.\n\n{}\n\nThe gates passed on your branch alone, so \
+             something on `{base}` and your change do not go together: merge `{base}` into your \
+             branch (`git merge {base}`), mend it, and commit.",
+            text::fenced(output)
+        ),
+        MergeFailureKind::NoCommits
+        | MergeFailureKind::EmptyDiff
+        | MergeFailureKind::BaseMoved
+        | MergeFailureKind::Infrastructure { .. } => return Ok(()),
+    };
+    let rounds = Counters::of(tx, item.id)?.rounds;
+    if rounds >= MAX_ROUNDS {
+        return block(tx, item, &format!("{what}; it was sent back {rounds} times before"));
+    }
+    decisions::record(
+        tx,
+        Some(item.id),
+        What::SentBack,
+        &what,
+        &json!({"from": "merge", "kind": kind}),
+    )?;
+    apply_to(tx, item, &StageEvent::SentBack { why: note }, &system(tx), &what)?;
+    Ok(())
+}
+
+/// Puts merges that failed through no fault of their item into the queue again, with back-off.
+pub(super) fn retry(tx: &Tx<'_>) -> Result<(), WorkError> {
+    let failed = items::in_columns(tx, None, &[Column::Merge])?;
+    each(tx, &failed, |tx, item| {
+        let Stage::MergeFailure { kind, in_a_row, .. } = &item.stage else { return Ok(()) };
+        if !matches!(kind, MergeFailureKind::BaseMoved | MergeFailureKind::Infrastructure { .. }) {
+            return Ok(());
+        }
+        let doublings = in_a_row.saturating_sub(1).min(10);
+        let wait = (FIRST_BACKOFF * 2_i32.pow(doublings)).min(LAST_BACKOFF);
+        if from_millis(tx.now()) - item.updated_at < wait {
+            return Ok(());
+        }
+        let why = format!("tried again {} s after: {}", wait.num_seconds(), kind.name());
+        decisions::record(
+            tx,
+            Some(item.id),
+            What::MergeRetried,
+            &why,
+            &json!({"kind": kind, "in_a_row": in_a_row}),
+        )?;
+        apply_to(tx, item, &StageEvent::MergeRetried, &system(tx), &why)?;
+        Ok(())
+    })
+}

@@ -1,0 +1,188 @@
+//! What rooms hear about items, from the two logs.
+//!
+//! The cursor moves in the transaction that writes the messages, and each message carries its log
+//! row's number as a key: neither a crash nor a second reader says anything twice. Progress is a
+//! notice that pings nobody; results, questions and failures are texts. What a person just did by a
+//! command is not repeated: the command's own answer says it.
+
+use super::{WorkError, movers, queue, text};
+use crate::model::chat::Outgoing;
+use crate::model::event::{Event, EventRow, Transition};
+use crate::model::ids::{ItemId, RoomKey, SessionKey};
+use crate::model::item::{Item, OriginKind};
+use crate::model::stage::{Column, Stage};
+use crate::store::log::{self, Log};
+use crate::store::{Tx, items, outbox};
+
+/// This reader's name in the table of cursors.
+const SUBSCRIBER: &str = "work.notices";
+/// How many rows one transaction reads.
+const BATCH: usize = 100;
+
+/// How much attention something wants.
+enum Said {
+    Progress(String),
+    Result(String),
+}
+
+/// Tells rooms what happened since the last time; says whether there may be more to read.
+pub(super) fn post(tx: &Tx<'_>) -> Result<bool, WorkError> {
+    let position = log::position(tx, SUBSCRIBER, Log::Transitions)?;
+    let moves = log::transitions_after(tx, position, BATCH)?;
+    for moved in &moves {
+        announce(tx, moved)?;
+    }
+    if let Some(last) = moves.last() {
+        log::advance(tx, SUBSCRIBER, Log::Transitions, last.seq)?;
+    }
+    let position = log::position(tx, SUBSCRIBER, Log::Events)?;
+    let events = log::events_after(tx, position, BATCH)?;
+    for event in &events {
+        announce_event(tx, event)?;
+    }
+    if let Some(last) = events.last() {
+        log::advance(tx, SUBSCRIBER, Log::Events, last.seq)?;
+    }
+    Ok(moves.len() == BATCH || events.len() == BATCH)
+}
+
+fn announce(tx: &Tx<'_>, moved: &Transition) -> Result<(), WorkError> {
+    let Some(item) = items::find(tx, moved.item)? else { return Ok(()) };
+    if let Some(said) = words(&item, moved) {
+        say(tx, item.id, said, &format!("work.move:{}", moved.seq))?;
+    }
+    if moved.to.is_terminal() && !moved.to.meets_dependency() {
+        for waiting in items::dependents(tx, item.id)? {
+            if matches!(waiting.stage, Stage::Upcoming | Stage::Backlog) {
+                let why = movers::unmet_in_words(&waiting, &movers::unmet(tx, &waiting)?);
+                let said = Said::Result(text::orphaned(&waiting, &why));
+                say(tx, waiting.id, said, &format!("work.orphan:{}:{}", moved.seq, waiting.id))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is said about a move; `None` when it speaks for itself or a command has answered it.
+fn words(item: &Item, moved: &Transition) -> Option<Said> {
+    let by_person = moved.origin.kind == OriginKind::User;
+    let by_itself = moved.origin.kind == OriginKind::System;
+    let from = moved.from.as_ref()?;
+    match (&moved.to, from) {
+        (Stage::Coding { claim: Some(agent), .. }, Stage::Coding { claim: None, .. }) => {
+            Some(Said::Progress(text::claimed(item, agent.as_str(), false)))
+        }
+        (Stage::Qa { claim: Some(agent), .. }, Stage::Qa { claim: None, .. }) => {
+            Some(Said::Progress(text::claimed(item, agent.as_str(), true)))
+        }
+        (Stage::Coding { retries, note, .. }, Stage::Coding { retries: before, .. })
+            if retries > before =>
+        {
+            let why = note.as_deref().unwrap_or(&moved.cause);
+            Some(Said::Progress(text::sent_back(item, why, *retries)))
+        }
+        (
+            Stage::Coding { note: Some(findings), .. },
+            Stage::Qa { .. } | Stage::ReviewHold { .. },
+        ) => Some(Said::Progress(text::returned(item, findings))),
+        (Stage::Coding { .. }, Stage::Upcoming | Stage::Backlog) if by_itself => {
+            Some(Said::Progress(text::promoted(item, &moved.cause)))
+        }
+        (Stage::Qa { commit, .. }, Stage::Coding { .. }) => {
+            Some(Said::Progress(text::to_qa(item, commit)))
+        }
+        (Stage::ReviewHold { commit, .. }, _from) if !by_person => {
+            Some(Said::Result(text::review(item, commit)))
+        }
+        (Stage::Merge { commit, .. }, Stage::Coding { .. } | Stage::Qa { .. }) => {
+            Some(Said::Progress(text::queued(item, commit)))
+        }
+        (Stage::MergeFailure { kind, output, in_a_row, .. }, _from) => {
+            // The machine's own failures repeat; once is enough.
+            let heard = *in_a_row > 1 && kind.name() == "infrastructure";
+            (!heard).then(|| Said::Result(text::merge_failed(item, kind, output)))
+        }
+        (Stage::MergeFailureFinal { kind, output, .. }, _from) => {
+            Some(Said::Result(text::merge_failed_for_good(item, kind, output)))
+        }
+        (Stage::Done { commit, .. }, _from) => Some(Said::Result(text::merged(item, commit))),
+        (Stage::Blocked { reason, .. }, from)
+            if !by_person && !matches!(from, Stage::Frozen { .. }) =>
+        {
+            Some(Said::Result(text::blocked(item, reason)))
+        }
+        (
+            Stage::Upcoming
+            | Stage::Backlog
+            | Stage::Coding { .. }
+            | Stage::Blocked { .. }
+            | Stage::Qa { .. }
+            | Stage::ReviewHold { .. }
+            | Stage::Merge { .. }
+            | Stage::Archived { .. }
+            | Stage::Frozen { .. }
+            | Stage::Abandoned { .. }
+            | Stage::Superseded { .. }
+            | Stage::Rejected { .. },
+            _from,
+        ) => None,
+    }
+}
+
+fn announce_event(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
+    let key = format!("work.event:{}", row.seq);
+    match &row.event {
+        Event::RateLimited { item, agent, until } => {
+            let Some(item) = items::find(tx, *item)? else { return Ok(()) };
+            let said = Said::Progress(text::rate_limited(&item, agent.as_str(), *until));
+            say(tx, item.id, said, &key)
+        }
+        Event::PoolPaused { runtime, reason } => {
+            say_to_all(tx, &text::pool_paused(runtime, reason), &key)
+        }
+        Event::BudgetReached { what, room: Some(room) } => {
+            let session = SessionKey::main(room.clone());
+            outbox::enqueue(tx, &Outgoing::text(session, text::budget(what)), Some(&key))?;
+            Ok(())
+        }
+        Event::BudgetReached { what, room: None } => say_to_all(tx, &text::budget(what), &key),
+        Event::AgentSaid { .. }
+        | Event::TurnFinished { .. }
+        | Event::WorkerDied { .. }
+        | Event::GatesRan { .. }
+        | Event::Merged { .. }
+        | Event::MergeFailed { .. }
+        | Event::TimerFired { .. }
+        | Event::ProjectCreated { .. } => Ok(()),
+    }
+}
+
+/// Tells every room in which items have been spoken about that are not ended: what concerns them
+/// all.
+fn say_to_all(tx: &Tx<'_>, text: &str, key: &str) -> Result<(), WorkError> {
+    let mut rooms: Vec<RoomKey> = Vec::new();
+    let open = [Column::Coding, Column::Qa, Column::Merge];
+    for item in items::in_columns(tx, None, &open)? {
+        if let Some(room) = queue::room_of(tx, item.id)?
+            && !rooms.contains(&room)
+        {
+            rooms.push(room);
+        }
+    }
+    for room in rooms {
+        let key = format!("{key}:{room}");
+        outbox::enqueue(tx, &Outgoing::text(SessionKey::main(room), text), Some(&key))?;
+    }
+    Ok(())
+}
+
+fn say(tx: &Tx<'_>, item: ItemId, said: Said, key: &str) -> Result<(), WorkError> {
+    let Some(room) = queue::room_of(tx, item)? else { return Ok(()) };
+    let session = SessionKey::main(room);
+    let outgoing = match said {
+        Said::Progress(text) => Outgoing::notice(session, text),
+        Said::Result(text) => Outgoing::text(session, text),
+    };
+    outbox::enqueue(tx, &outgoing.about(item), Some(key))?;
+    Ok(())
+}

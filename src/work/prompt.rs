@@ -1,0 +1,93 @@
+//! What an agent is told when it is started on an item.
+//!
+//! The item's text was written by people and goes in verbatim, between marks that say so. The
+//! role's own rules stand in `prompts/ROLE.md` and reach the agent through its runtime.
+
+use crate::model::item::Item;
+
+/// The first prompt of a session on `item`: the task, and `note`, what an earlier attempt left.
+pub(super) fn coder(item: &Item, base: &str, gates: &[String], note: Option<&str>) -> String {
+    let mut text = task(item);
+    text.push_str(&format!(
+        "\n\nYou are in a git worktree of your own, on a branch made for this item from `{base}`. \
+         Work only inside it. When the work is finished, commit all of it on this branch with a \
+         clear message (nothing may be left uncommitted), then call `report_done` with a summary \
+         of one or two sentences."
+    ));
+    if !gates.is_empty() {
+        text.push_str("\n\nThese commands must succeed before the work is accepted:\n");
+        for gate in gates {
+            text.push_str(&format!("\n    {gate}"));
+        }
+    }
+    if let Some(note) = note {
+        text.push_str(&format!(
+            "\n\nThe work was begun before; look at what the branch already holds. Why it comes \
+             back:\n\n{note}"
+        ));
+    }
+    text
+}
+
+/// The first prompt of a QA agent.
+pub(super) fn qa(item: &Item, base: &str, commit: &str) -> String {
+    format!(
+        "{}\n\nA coder says that this is done, and the project's gates pass. Check the work: it \
+         stands in this worktree as commit {commit} on a branch made from `{base}`. Change no file. \
+         Report with `report_done`: `qa_passed`, or `qa_failed` with findings that a coder can act \
+         on.",
+        task(item)
+    )
+}
+
+/// Asks for nothing but a commit.
+pub(super) fn commit_only(dirty: &[String]) -> String {
+    let what = if dirty.is_empty() {
+        "Your branch has no commit of its own.".to_owned()
+    } else {
+        format!("These changes are not committed: {}.", list(dirty))
+    };
+    format!(
+        "{what} Commit all the work that belongs to the item on this branch (what must not be \
+         committed goes into .gitignore or away), then call `report_done` again. Do nothing else."
+    )
+}
+
+/// Hands failing output back.
+pub(super) fn mend(why: &str) -> String {
+    format!(
+        "{why}\n\nMend it, commit on this branch, and call `report_done` again. Mend the cause: do \
+         not weaken or remove a check to make it pass."
+    )
+}
+
+/// Goes on after an end that was not wanted.
+pub(super) fn go_on(item: &Item, reason: &str) -> String {
+    format!(
+        "Your work on this item was cut off ({reason}). Look at what the worktree holds, and go on \
+         where it stopped.\n\n{}\n\nWhen it is finished, commit all of it on this branch and call \
+         `report_done`.",
+        task(item)
+    )
+}
+
+fn task(item: &Item) -> String {
+    let body = if item.body.trim().is_empty() { "(no further description)" } else { &item.body };
+    format!(
+        "Item {} of project {} ({}): {}\n\n<item>\n{}\n</item>",
+        item.id,
+        item.project,
+        item.kind.as_str(),
+        item.name,
+        body
+    )
+}
+
+fn list(paths: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = paths.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match paths.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

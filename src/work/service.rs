@@ -1,0 +1,242 @@
+//! The loop that keeps items moving: one pass over the rows, then the looks at the outside that it
+//! asked for, then a wait for the next hint.
+//!
+//! A pass is one transaction and repeats harmlessly. Looks at the outside (gates run for minutes)
+//! are tasks beside the loop, at most one an item; what they find is written only if the item still
+//! stands where it stood. Nothing is remembered here that a restart would miss.
+
+use super::settle::{self, Due, Verdict};
+use super::world::World;
+use super::{WorkError, assign, keeper, merges, movers, notices};
+use crate::config::Config;
+use crate::model::ids::ItemId;
+use crate::store::{Changes, Store, Tx};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The longest time between two passes: what has no hint (back-offs, retention) waits this long.
+const TICK: Duration = Duration::from_secs(5);
+/// How long a check that failed through no fault of the item waits before it is repeated.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(30);
+/// How long shutdown waits for checks that were told to end.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+/// The tables whose changes are hints.
+const WATCHED: [&str; 5] = ["items", "transitions", "events", "agent_sessions", "merge_queue"];
+
+/// Keeps items moving. Cloning shares nothing but handles.
+#[derive(Clone)]
+pub struct WorkService {
+    store: Store,
+    config: Arc<Config>,
+    world: Arc<dyn World>,
+}
+
+/// What a pass leaves to be done outside the database.
+#[derive(Debug, Default)]
+pub(super) struct Outside {
+    /// Items whose work is to be looked at.
+    pub due: Vec<Due>,
+    /// Items whose agent is to be stopped, with why.
+    pub strays: Vec<(ItemId, String)>,
+    /// Whether another pass would find more at once.
+    pub more: bool,
+}
+
+/// What a task beside the loop has done.
+enum Done {
+    /// The work of an item was looked at; `true`: the look itself failed.
+    Checked(ItemId, bool),
+    /// An item's agents were stopped, or could not be.
+    Stopped(ItemId),
+    /// A worktree was removed, or there was none to remove.
+    Kept,
+}
+
+impl WorkService {
+    /// Makes the service; nothing runs before [`WorkService::run`].
+    pub fn new(store: Store, config: Arc<Config>, world: Arc<dyn World>) -> Self {
+        Self { store, config, world }
+    }
+
+    /// Runs until it is cancelled. Its first pass is the reconciliation after a start.
+    pub async fn run(self, cancel: CancellationToken) {
+        let mut changes: Vec<Changes> =
+            WATCHED.iter().map(|table| self.store.changes(table)).collect();
+        let mut beside = Beside::new(self.clone(), cancel.child_token());
+        loop {
+            let mut more = false;
+            match self.pass().await {
+                Ok(outside) => {
+                    more = outside.more;
+                    beside.start(outside);
+                }
+                Err(error) => tracing::error!(%error, "a pass over the items failed"),
+            }
+            let hint = futures_util::future::select_all(
+                changes.iter_mut().map(|table| Box::pin(table.changed())),
+            );
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                () = std::future::ready(()), if more => {}
+                () = beside.next() => {}
+                _hint = hint => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+        beside.shut_down().await;
+    }
+
+    /// One pass over the rows, in one transaction.
+    pub(super) async fn pass(&self) -> Result<Outside, WorkError> {
+        let config = Arc::clone(&self.config);
+        self.store.write(move |tx| pass(tx, &config)).await
+    }
+
+    /// Looks at an item's work and writes what follows; `true` when the look itself failed.
+    pub(super) async fn check(&self, due: Due, cancel: &CancellationToken) -> bool {
+        let Some(verdict) = settle::verify(self.world.as_ref(), &due, cancel).await else {
+            return false;
+        };
+        let trouble = matches!(verdict, Verdict::Trouble(_));
+        let (config, id) = (Arc::clone(&self.config), due.item.id);
+        let written =
+            self.store.write(move |tx| settle::conclude(tx, &config, &due, verdict)).await;
+        if let Err(error) = written {
+            tracing::error!(item = id.0, %error, "the result of a check was not written");
+            return true;
+        }
+        trouble
+    }
+
+    /// Stops an item's agents.
+    async fn stop(&self, item: ItemId, why: &str) {
+        tracing::info!(item = item.0, why, "stopping an agent that its item does not want");
+        if let Err(error) = self.world.stop_agents(item, why).await {
+            tracing::error!(item = item.0, error = format!("{error:#}"), "cannot stop its agent");
+        }
+    }
+}
+
+/// All that moves items without a look at the outside.
+pub(super) fn pass(tx: &Tx<'_>, config: &Config) -> Result<Outside, WorkError> {
+    let mut more = merges::take_results(tx)?;
+    let due = settle::settle(tx, config)?;
+    movers::promote(tx)?;
+    merges::retry(tx)?;
+    movers::archive(tx, retention(config))?;
+    assign::assign(tx, config)?;
+    more |= notices::post(tx)?;
+    Ok(Outside { due, strays: settle::strays(tx)?, more })
+}
+
+fn retention(config: &Config) -> chrono::Duration {
+    let seconds = i64::try_from(config.merge.done_retention_s).unwrap_or(i64::MAX / 1000);
+    chrono::Duration::try_seconds(seconds).unwrap_or(chrono::Duration::MAX)
+}
+
+/// The tasks beside the loop: at most one check and one stop an item, and one removal.
+struct Beside {
+    service: WorkService,
+    cancel: CancellationToken,
+    tasks: JoinSet<Done>,
+    checking: HashSet<ItemId>,
+    stopping: HashSet<ItemId>,
+    keeping: bool,
+    not_before: HashMap<ItemId, Instant>,
+}
+
+impl Beside {
+    fn new(service: WorkService, cancel: CancellationToken) -> Self {
+        Self {
+            service,
+            cancel,
+            tasks: JoinSet::new(),
+            checking: HashSet::new(),
+            stopping: HashSet::new(),
+            keeping: false,
+            not_before: HashMap::new(),
+        }
+    }
+
+    /// Starts what a pass asked for and what does not run yet.
+    fn start(&mut self, outside: Outside) {
+        let now = Instant::now();
+        self.not_before.retain(|_item, until| *until > now);
+        for due in outside.due {
+            let id = due.item.id;
+            if self.not_before.contains_key(&id) || !self.checking.insert(id) {
+                continue;
+            }
+            let (service, cancel) = (self.service.clone(), self.cancel.clone());
+            self.tasks.spawn(async move { Done::Checked(id, service.check(due, &cancel).await) });
+        }
+        for (id, why) in outside.strays {
+            if self.stopping.insert(id) {
+                let service = self.service.clone();
+                self.tasks.spawn(async move {
+                    service.stop(id, &why).await;
+                    Done::Stopped(id)
+                });
+            }
+        }
+        if !self.keeping {
+            self.keeping = true;
+            let service = self.service.clone();
+            self.tasks.spawn(async move {
+                loop {
+                    match keeper::step(&service.store, service.world.as_ref()).await {
+                        Ok(true) => {}
+                        Ok(false) => return Done::Kept,
+                        Err(error) => {
+                            tracing::error!(%error, "the worktree keeper failed");
+                            return Done::Kept;
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    /// Waits for a task to end; for ever when there is none. Cancel-safe.
+    async fn next(&mut self) {
+        loop {
+            match self.tasks.join_next().await {
+                None => std::future::pending::<()>().await,
+                Some(Ok(Done::Kept)) => self.keeping = false,
+                Some(Ok(Done::Stopped(id))) => {
+                    self.stopping.remove(&id);
+                    return;
+                }
+                Some(Ok(Done::Checked(id, trouble))) => {
+                    self.checking.remove(&id);
+                    if trouble {
+                        self.not_before.insert(id, Instant::now() + TROUBLE_PAUSE);
+                    }
+                    return;
+                }
+                Some(Err(panicked)) => {
+                    // Which item it was is not known: all are looked at again.
+                    tracing::error!(%panicked, "a check of an item panicked");
+                    self.checking.clear();
+                    self.stopping.clear();
+                    self.keeping = false;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tells the tasks to end and waits for them, for a while.
+    async fn shut_down(mut self) {
+        self.cancel.cancel();
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(SHUTDOWN, drained).await.is_err() {
+            tracing::warn!("checks of items did not end in time and are dropped");
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! What follows when an agent has ended: its work is checked, or it is started again, or the item
+//! is blocked.
+//!
+//! Level-triggered: an item that is claimed and has no live session is due, whatever hint came or
+//! was lost. [`settle`] carries out at once what needs no look at the outside and returns the items
+//! whose work is to be looked at; [`verify`] looks; [`conclude`] writes what follows, if the item
+//! still stands where it stood. A crash in between looks again.
+
+use super::counters::{Counters, MAX_ASKS, MAX_IDLE_ASKS};
+use super::world::{Checked, FailedGate, World};
+use super::{WorkError, apply_to, assign, each, prompt, queue, system, text};
+use crate::config::{AgentConfig, Config};
+use crate::model::agent::{Failure, Role, SessionState, TurnEnd, TurnResult};
+use crate::model::event::Event;
+use crate::model::ids::{AgentName, AgentSessionId, ItemId};
+use crate::model::item::Item;
+use crate::model::mail::MailType;
+use crate::model::stage::{Column, Stage, StageEvent};
+use crate::store::agents::{self as sessions, AgentSession, Report};
+use crate::store::decisions::{self, What};
+use crate::store::{Tx, items, log, meta};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+/// How long a session must have been dead before another takes its place, in milliseconds: a stop
+/// kills first and writes the item afterwards.
+const DEATH_GRACE_MS: i64 = 3_000;
+/// The same when the agent was stopped on purpose: whoever stopped it says what follows.
+const STOP_GRACE_MS: i64 = 30_000;
+/// How long a live session may have nothing to run before it is told to go on, in milliseconds.
+const IDLE_GRACE_MS: i64 = 15_000;
+/// How often QA and merges together may send an item back before a person must look.
+pub(super) const MAX_ROUNDS: u32 = 6;
+
+/// An item whose work is to be looked at, as it stood.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Due {
+    /// The item.
+    pub item: Item,
+    /// The session that made the work.
+    pub session: AgentSessionId,
+    /// Paths that earlier gate runs left behind: no work of the agent's.
+    pub leftovers: Vec<String>,
+}
+
+/// What a look at the work gave.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Verdict {
+    /// Something is not committed, or nothing is.
+    NotCommitted(Checked),
+    /// A gate failed.
+    GateFailed {
+        /// The commit that it failed on.
+        commit: String,
+        /// Which, and how.
+        failed: FailedGate,
+        /// What the gates left behind.
+        leftovers: Vec<String>,
+    },
+    /// All gates passed.
+    Passed {
+        /// The commit that they passed on.
+        commit: String,
+    },
+    /// The look itself failed; not the item's fault.
+    Trouble(String),
+}
+
+/// Settles every claimed item whose agent has ended; returns those whose work is to be looked at.
+pub(super) fn settle(tx: &Tx<'_>, config: &Config) -> Result<Vec<Due>, WorkError> {
+    let mut due = Vec::new();
+    let held = items::in_columns(tx, None, &[Column::Coding, Column::Qa])?;
+    each(tx, &held, |tx, item| {
+        due.extend(settle_one(tx, config, item)?);
+        Ok(())
+    })?;
+    Ok(due)
+}
+
+fn settle_one(tx: &Tx<'_>, config: &Config, item: &Item) -> Result<Option<Due>, WorkError> {
+    let Some(agent) = item.stage.claim() else { return Ok(None) };
+    if let Some(live) = sessions::live_session_of(tx, item.id)? {
+        revive_idle(tx, config, item, &live)?;
+        return Ok(None);
+    }
+    let newest = sessions::sessions_of_item(tx, item.id)?.pop();
+    let Some(session) = newest.filter(|session| session.agent == *agent) else {
+        let why = format!("{agent} has no session on it");
+        apply_to(tx, item, &StageEvent::Unclaimed, &system(tx), &why)?;
+        return Ok(None);
+    };
+    let reports = reports_of(tx, &session)?;
+    if session.state == SessionState::Zombie || reports.is_empty() {
+        died(tx, config, item, &session)?;
+    } else if matches!(item.stage, Stage::Qa { .. }) {
+        qa_verdict(tx, config, item, &session, &reports)?;
+    } else {
+        let leftovers = known_leftovers(tx, item.id)?;
+        return Ok(Some(Due { item: item.clone(), session: session.id, leftovers }));
+    }
+    Ok(None)
+}
+
+/// The reports that belong to a session: made in it, or at the command line while it lasted.
+fn reports_of(conn: &Connection, session: &AgentSession) -> Result<Vec<Report>, WorkError> {
+    let mut reports = sessions::reports_of_item(conn, session.item)?;
+    reports.retain(|report| {
+        report.agent == session.agent
+            && report.session.map_or(report.at >= session.created_at, |id| id == session.id)
+    });
+    Ok(reports)
+}
+
+fn known_leftovers(conn: &Connection, item: ItemId) -> Result<Vec<String>, WorkError> {
+    let sent_back = decisions::newest_of(conn, item, What::SentBack)?;
+    let listed = sent_back.and_then(|decision| decision.inputs.get("leftovers").cloned());
+    Ok(listed.and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default())
+}
+
+/// Looks at the work of an item; `None` when it was cancelled.
+pub(super) async fn verify(
+    world: &dyn World,
+    due: &Due,
+    cancel: &CancellationToken,
+) -> Option<Verdict> {
+    let mut checked = match world.check(&due.item).await {
+        Ok(checked) => checked,
+        Err(error) => return Some(Verdict::Trouble(format!("{error:#}"))),
+    };
+    checked.dirty.retain(|path| !due.leftovers.contains(path));
+    let Some(commit) = checked.commit.clone().filter(|_| checked.dirty.is_empty()) else {
+        return Some(Verdict::NotCommitted(checked));
+    };
+    let outcome = world.run_gates(&due.item, &commit, cancel).await;
+    if cancel.is_cancelled() {
+        return None;
+    }
+    Some(match outcome {
+        Err(error) => Verdict::Trouble(format!("{error:#}")),
+        Ok(outcome) => match outcome.failed {
+            None => Verdict::Passed { commit },
+            Some(failed) => {
+                let leftovers = [due.leftovers.clone(), outcome.leftovers].concat();
+                Verdict::GateFailed { commit, failed, leftovers }
+            }
+        },
+    })
+}
+
+/// Writes what follows from a look at the work, if the item still stands where it stood.
+pub(super) fn conclude(
+    tx: &Tx<'_>,
+    config: &Config,
+    due: &Due,
+    verdict: Verdict,
+) -> Result<(), WorkError> {
+    let Some(item) = items::find(tx, due.item.id)? else { return Ok(()) };
+    let newest = sessions::sessions_of_item(tx, item.id)?.pop().map(|session| session.id);
+    if item.stage != due.item.stage || newest != Some(due.session) {
+        return Ok(());
+    }
+    match verdict {
+        Verdict::NotCommitted(checked) => ask_to_commit(tx, config, &item, &checked),
+        Verdict::GateFailed { commit, failed, leftovers } => {
+            gate_failed(tx, config, &item, &commit, &failed, &leftovers)
+        }
+        Verdict::Passed { commit } => passed(tx, &item, &commit),
+        Verdict::Trouble(what) => {
+            let why = format!("its work could not be checked: {what}");
+            super::counters::note_once(tx, item.id, What::NotStarted, &why, &json!({}))?;
+            Ok(())
+        }
+    }
+}
+
+fn passed(tx: &Tx<'_>, item: &Item, commit: &str) -> Result<(), WorkError> {
+    let summary = "all gates passed".to_owned();
+    gates_ran(tx, item.id, commit, true, &summary)?;
+    committed(tx, item.id, commit)?;
+    let why = format!("its gates pass on {}", text::short(commit));
+    decisions::record(
+        tx,
+        Some(item.id),
+        What::Passed,
+        &why,
+        &json!({"commit": commit, "qa": item.qa}),
+    )?;
+    let event = StageEvent::GatesPassed { commit: commit.to_owned(), qa: item.qa };
+    apply_to(tx, item, &event, &system(tx), &why)?;
+    Ok(())
+}
+
+fn gates_ran(
+    tx: &Tx<'_>,
+    item: ItemId,
+    commit: &str,
+    passed: bool,
+    summary: &str,
+) -> Result<(), WorkError> {
+    let (commit, summary) = (commit.to_owned(), summary.to_owned());
+    log::append_event(tx, &Event::GatesRan { item, commit, passed, summary })?;
+    Ok(())
+}
+
+/// Notes that a commit landed on the item's branch, once a commit: what was counted is forgotten.
+fn committed(tx: &Tx<'_>, item: ItemId, commit: &str) -> Result<(), WorkError> {
+    let known = decisions::newest_of(tx, item, What::Committed)?;
+    let known = known.and_then(|decision| decision.inputs.get("commit").cloned());
+    if known.as_ref().and_then(Value::as_str) != Some(commit) {
+        let why = format!("{} is on its branch", text::short(commit));
+        decisions::record(tx, Some(item), What::Committed, &why, &json!({"commit": commit}))?;
+    }
+    Ok(())
+}
+
+fn gate_failed(
+    tx: &Tx<'_>,
+    config: &Config,
+    item: &Item,
+    commit: &str,
+    failed: &FailedGate,
+    leftovers: &[String],
+) -> Result<(), WorkError> {
+    let what = failed.in_words();
+    gates_ran(tx, item.id, commit, false, &format!("{what}\n{}", failed.tail))?;
+    committed(tx, item.id, commit)?;
+    if failed.is_missing() {
+        let reason = format!(
+            "{what}: the command is not there or cannot be run. That is the project's to mend \
+             (its gates or this machine), not a coder's"
+        );
+        return block(tx, item, &reason);
+    }
+    let tried = item.retries;
+    if tried >= config.limits.max_retries {
+        let tail = text::tail(&failed.tail);
+        let reason = format!("{what}, after {tried} retries\n{tail}");
+        return block(tx, item, &reason);
+    }
+    let why = format!("{what} on {}:\n\n{}", text::short(commit), text::fenced(&failed.tail));
+    decisions::record(
+        tx,
+        Some(item.id),
+        What::SentBack,
+        &format!("{what}; retry {} of {}", tried + 1, config.limits.max_retries),
+        &json!({"from": "gates", "commit": commit, "leftovers": leftovers}),
+    )?;
+    let item = apply_to(tx, item, &StageEvent::SentBack { why: why.clone() }, &system(tx), &what)?;
+    again(tx, config, &item, prompt::mend(&why), true)
+}
+
+fn ask_to_commit(
+    tx: &Tx<'_>,
+    config: &Config,
+    item: &Item,
+    checked: &Checked,
+) -> Result<(), WorkError> {
+    let counters = Counters::of(tx, item.id)?.asked(&checked.fingerprint);
+    let state = if checked.dirty.is_empty() {
+        "its branch has no commit"
+    } else {
+        "its worktree holds changes that are not committed"
+    };
+    if counters.idle_asks >= MAX_IDLE_ASKS || counters.asks >= MAX_ASKS {
+        let reason = format!(
+            "{state}: the agent ended {} times without committing its work ({} of them in a row \
+             without any progress)",
+            counters.asks, counters.idle_asks
+        );
+        return block(tx, item, &reason);
+    }
+    decisions::record(
+        tx,
+        Some(item.id),
+        What::AskedToCommit,
+        &format!("{state} (attempt {} of {MAX_ASKS})", counters.asks),
+        &json!({"fingerprint": checked.fingerprint, "dirty": checked.dirty}),
+    )?;
+    again(tx, config, item, prompt::commit_only(&checked.dirty), true)
+}
+
+fn qa_verdict(
+    tx: &Tx<'_>,
+    config: &Config,
+    item: &Item,
+    session: &AgentSession,
+    reports: &[Report],
+) -> Result<(), WorkError> {
+    let by_report = reports.iter().rev().find_map(|report| match report.kind {
+        MailType::QaPassed => Some((true, report.summary.clone())),
+        MailType::QaFailed => Some((false, report.summary.clone())),
+        MailType::Status
+        | MailType::Question
+        | MailType::Result
+        | MailType::Error
+        | MailType::Dispatch
+        | MailType::Assign
+        | MailType::WorkerDone
+        | MailType::WorkerDied
+        | MailType::MergeReady
+        | MailType::Merged
+        | MailType::MergeFailed
+        | MailType::Escalation
+        | MailType::HealthCheck
+        | MailType::DecisionGate
+        | MailType::RateLimited => None,
+    });
+    let verdict = match by_report {
+        Some(verdict) => Some(verdict),
+        None => queue::verdict_mail(tx, &session.agent, item.id, session.created_at)?,
+    };
+    match verdict {
+        None => died(tx, config, item, session),
+        Some((true, _summary)) => {
+            let why = format!("{} found it good", session.agent);
+            decisions::record(tx, Some(item.id), What::Passed, &why, &json!({"from": "qa"}))?;
+            apply_to(tx, item, &StageEvent::QaPassed, &system(tx), &why)?;
+            Ok(())
+        }
+        Some((false, findings)) => {
+            let rounds = Counters::of(tx, item.id)?.rounds;
+            if rounds >= MAX_ROUNDS {
+                let reason = format!("it was sent back {rounds} times. QA's last word: {findings}");
+                return block(tx, item, &reason);
+            }
+            let why = format!("{} found faults", session.agent);
+            decisions::record(tx, Some(item.id), What::SentBack, &why, &json!({"from": "qa"}))?;
+            apply_to(tx, item, &StageEvent::QaFailed { findings }, &system(tx), &why)?;
+            Ok(())
+        }
+    }
+}
+
+/// What follows the end of an agent that left no result.
+enum AfterDeath {
+    /// Nothing yet.
+    Wait,
+    /// Another session of the same agent, counted or not, warm or cold.
+    Revive { counts: bool, resume: bool },
+    /// Any agent, as soon as one may start.
+    Release,
+    /// A person must look.
+    Block,
+}
+
+fn after_death(result: Option<&TurnResult>, dead_for_ms: i64) -> AfterDeath {
+    let revive = |counts, resume, grace| {
+        if dead_for_ms < grace { AfterDeath::Wait } else { AfterDeath::Revive { counts, resume } }
+    };
+    match result.map(|result| &result.end) {
+        Some(TurnEnd::Stopped { .. }) => revive(false, true, STOP_GRACE_MS),
+        Some(TurnEnd::CutOff | TurnEnd::RateLimited { .. }) => revive(false, true, 0),
+        None | Some(TurnEnd::Clean | TurnEnd::Stalled) => revive(true, true, DEATH_GRACE_MS),
+        Some(TurnEnd::Limit { .. }) => AfterDeath::Block,
+        Some(TurnEnd::Failed { failure, .. }) => match failure {
+            // The runtime is paused until a person acts; the item waits without holding an agent.
+            Failure::Auth | Failure::Unusable => AfterDeath::Release,
+            Failure::BadRequest => AfterDeath::Block,
+            Failure::ContextFull | Failure::SessionLost => revive(true, false, DEATH_GRACE_MS),
+            Failure::Provider | Failure::Protocol | Failure::Crash => {
+                revive(true, true, DEATH_GRACE_MS)
+            }
+        },
+    }
+}
+
+fn died(
+    tx: &Tx<'_>,
+    config: &Config,
+    item: &Item,
+    session: &AgentSession,
+) -> Result<(), WorkError> {
+    let result = sessions::turns_of_session(tx, session.id)?.pop().and_then(|turn| turn.result);
+    let reason = death_in_words(&session.agent, result.as_ref());
+    let dead_for_ms = tx.now() - session.updated_at.timestamp_millis();
+    match after_death(result.as_ref(), dead_for_ms) {
+        AfterDeath::Wait => Ok(()),
+        AfterDeath::Release => {
+            apply_to(tx, item, &StageEvent::Unclaimed, &system(tx), &reason)?;
+            Ok(())
+        }
+        AfterDeath::Block => block(tx, item, &reason),
+        AfterDeath::Revive { counts, resume } => {
+            if counts && Counters::of(tx, item.id)?.revivals >= config.watchdog.max_recoveries {
+                return block(tx, item, &format!("{reason}, also after it was started again"));
+            }
+            if held(tx, item)? {
+                return Ok(());
+            }
+            revived(tx, item, &reason, counts)?;
+            again(tx, config, item, prompt::go_on(item, &reason), resume)
+        }
+    }
+}
+
+/// Records a revival; one that does not count is told apart by its kind.
+fn revived(tx: &Tx<'_>, item: &Item, reason: &str, counts: bool) -> Result<(), WorkError> {
+    let what = if counts { What::Revived } else { What::Resumed };
+    decisions::record(tx, Some(item.id), what, reason, &json!({}))?;
+    Ok(())
+}
+
+/// Whether nothing may start for the item now: the emergency stop, or its project is paused.
+fn held(conn: &Connection, item: &Item) -> Result<bool, WorkError> {
+    Ok(meta::find(conn, meta::STOPPED_ALL)?.is_some()
+        || queue::project(conn, &item.project)?.is_none_or(|project| project.paused))
+}
+
+/// A live session that has nothing to run and ran into nothing that would wake it: told to go on.
+fn revive_idle(
+    tx: &Tx<'_>,
+    config: &Config,
+    item: &Item,
+    live: &AgentSession,
+) -> Result<(), WorkError> {
+    let idle = match live.state {
+        SessionState::Booting | SessionState::BetweenTurns => live.pending_prompt.is_none(),
+        SessionState::InTurn
+        | SessionState::Waiting
+        | SessionState::Stalled
+        | SessionState::Completed
+        | SessionState::Zombie => false,
+    };
+    let quiet_for_ms =
+        tx.now() - live.updated_at.timestamp_millis().max(live.last_activity.timestamp_millis());
+    if !idle || quiet_for_ms < IDLE_GRACE_MS || held(tx, item)? {
+        return Ok(());
+    }
+    let turn = sessions::turns_of_session(tx, live.id)?.pop();
+    if turn.as_ref().is_some_and(|turn| turn.result.is_none()) {
+        return Ok(());
+    }
+    let reason = death_in_words(&live.agent, turn.and_then(|turn| turn.result).as_ref());
+    if Counters::of(tx, item.id)?.revivals >= config.watchdog.max_recoveries {
+        return block(tx, item, &format!("{reason}, also after it was told to go on"));
+    }
+    revived(tx, item, &reason, true)?;
+    sessions::set_prompt(tx, live.id, &prompt::go_on(item, &reason))?;
+    Ok(())
+}
+
+fn death_in_words(agent: &AgentName, result: Option<&TurnResult>) -> String {
+    let Some(result) = result else { return format!("{agent} ended before it began") };
+    match &result.end {
+        TurnEnd::Clean => format!("{agent} ended without reporting"),
+        TurnEnd::Stopped { why } => format!("{agent} was stopped: {why}"),
+        TurnEnd::Stalled => format!("{agent} was silent for too long and was ended"),
+        TurnEnd::Limit { what } => format!("{agent} reached a limit: {what}"),
+        TurnEnd::RateLimited { until } => {
+            format!("{agent} is rate limited until {}", until.format("%H:%M UTC"))
+        }
+        TurnEnd::Failed { message, .. } => format!("{agent} failed: {message}"),
+        TurnEnd::CutOff => format!("{agent} was cut off when musher itself ended"),
+    }
+}
+
+/// Gives an item to the agent that holds it once more; when that is not configured any more, the
+/// item waits for another.
+fn again(
+    tx: &Tx<'_>,
+    config: &Config,
+    item: &Item,
+    prompt: String,
+    resume: bool,
+) -> Result<(), WorkError> {
+    let role = if matches!(item.stage, Stage::Qa { .. }) { Role::Qa } else { Role::Coder };
+    let claim = item.stage.claim();
+    let agent: Option<&AgentConfig> =
+        config.agents.iter().find(|agent| Some(&agent.name) == claim && agent.role == role);
+    match agent {
+        Some(agent) => assign::create(tx, item, agent, role, prompt, resume),
+        None => {
+            let why = "its agent is not configured any more";
+            apply_to(tx, item, &StageEvent::Unclaimed, &system(tx), why)?;
+            Ok(())
+        }
+    }
+}
+
+/// Blocks an item, with the cause in words.
+pub(super) fn block(tx: &Tx<'_>, item: &Item, reason: &str) -> Result<(), WorkError> {
+    decisions::record(tx, Some(item.id), What::Blocked, reason, &json!({"stage": item.stage}))?;
+    let event = StageEvent::Blocked { reason: reason.to_owned() };
+    let cause = reason.lines().next().unwrap_or_default();
+    apply_to(tx, item, &event, &system(tx), cause)?;
+    Ok(())
+}
+
+/// Items whose live session does not belong there any more: the stage wants no agent, or another.
+pub(super) fn strays(conn: &Connection) -> Result<Vec<(ItemId, String)>, WorkError> {
+    let mut strays = Vec::new();
+    for session in sessions::live_sessions(conn)? {
+        let why = match items::find(conn, session.item)? {
+            None => "its item was deleted".to_owned(),
+            Some(item) if item.stage.claim() == Some(&session.agent) => continue,
+            Some(item) => match &item.stage {
+                Stage::Blocked { reason, .. } => {
+                    format!("item {} is blocked: {}", item.id, text::first_line(reason))
+                }
+                other => format!("item {} is in {} now", item.id, other.name()),
+            },
+        };
+        strays.push((session.item, why));
+    }
+    Ok(strays)
+}

@@ -1,0 +1,315 @@
+//! The loops, step by step, over a real store and a fake outside.
+
+mod flow;
+mod functions;
+mod interleaving;
+
+use super::service::Outside;
+use super::world::{Checked, FailedGate, GateOutcome, World};
+use super::*;
+use crate::clock::{Clock, from_millis};
+use crate::config::Config;
+use crate::model::agent::{SessionState, TurnEnd, TurnResult};
+use crate::model::event::Event;
+use crate::model::llm::Usage;
+use crate::model::mail::MailType;
+use crate::model::stage::MergeFailureKind;
+use crate::store::agents::{AgentSession, NewReport};
+use crate::store::{Store, log};
+use async_trait::async_trait;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use tokio_util::sync::CancellationToken;
+
+/// When every test begins.
+const BEGIN_MS: i64 = 1_780_000_000_000;
+
+/// The outside, as the test says it is.
+#[derive(Default)]
+struct Fake {
+    checked: Mutex<HashMap<ItemId, Checked>>,
+    gates: Mutex<HashMap<ItemId, GateOutcome>>,
+    removed: Mutex<Vec<ItemId>>,
+}
+
+#[async_trait]
+impl World for Fake {
+    async fn check(&self, item: &Item) -> anyhow::Result<Checked> {
+        let known = self.checked.lock().unwrap().get(&item.id).cloned();
+        known.ok_or_else(|| anyhow::anyhow!("the disk is full"))
+    }
+
+    async fn run_gates(
+        &self,
+        item: &Item,
+        _commit: &str,
+        _cancel: &CancellationToken,
+    ) -> anyhow::Result<GateOutcome> {
+        Ok(self.gates.lock().unwrap().get(&item.id).cloned().unwrap_or_default())
+    }
+
+    async fn stop_agents(&self, _item: ItemId, _why: &str) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn remove_worktree(&self, item: &Item) -> anyhow::Result<()> {
+        self.removed.lock().unwrap().push(item.id);
+        Ok(())
+    }
+}
+
+/// A store with a project, agents, and the service over it.
+struct Bench {
+    _dir: tempfile::TempDir,
+    store: Store,
+    clock: Clock,
+    now_ms: i64,
+    world: Arc<Fake>,
+    service: WorkService,
+}
+
+const CONFIG: &str = r#"
+[llm]
+provider = "replay"
+[[agents]]
+name = "coder-1"
+role = "coder"
+runtime = "replay"
+[[agents]]
+name = "coder-2"
+role = "coder"
+runtime = "replay"
+[[agents]]
+name = "qa-1"
+role = "qa"
+runtime = "replay"
+"#;
+
+impl Bench {
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    /// A bench whose configuration has `more` after the agents.
+    fn with(more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::fixed(from_millis(BEGIN_MS));
+        let store = Store::open(dir.path(), clock.clone()).unwrap();
+        on_a_thread(|| {
+            store.write_blocking(|tx| {
+                tx.execute(
+                    "INSERT INTO projects (name, path, base, settings, source, created_at)
+                     VALUES ('demo', '/demo', 'main', ?1, 'config', 0)",
+                    [r#"{"name": "demo", "path": "/demo", "gates": ["make test"]}"#],
+                )?;
+                tx.execute("INSERT INTO rooms (room, project) VALUES ('!demo', 'demo')", [])?;
+                Ok::<(), StoreError>(())
+            })
+        })
+        .unwrap();
+        let config: Config = toml::from_str(&format!("{CONFIG}{more}")).unwrap();
+        let world = Arc::new(Fake::default());
+        let service = WorkService::new(store.clone(), Arc::new(config), world.clone());
+        Self { _dir: dir, store, clock, now_ms: BEGIN_MS, world, service }
+    }
+
+    fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, WorkError> + Send + 'static,
+    ) -> Result<T, WorkError> {
+        on_a_thread(|| self.store.write_blocking(work))
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, WorkError>) -> T {
+        self.store.read_blocking(work).unwrap()
+    }
+
+    fn wait_ms(&mut self, span_ms: i64) {
+        self.now_ms += span_ms;
+        self.clock.set(from_millis(self.now_ms));
+    }
+
+    /// Files a story, with `change` made to it.
+    fn file(&self, change: impl FnOnce(&mut NewItem)) -> ItemId {
+        let mut new = story("Add a calculator");
+        change(&mut new);
+        self.write(|tx| create(tx, new)).unwrap().id
+    }
+
+    fn start(&self, id: ItemId) {
+        self.write(move |tx| start(tx, id, None, &person())).unwrap();
+    }
+
+    async fn pass(&self) -> Outside {
+        self.service.pass().await.unwrap()
+    }
+
+    /// Passes and looks until nothing is due any more.
+    async fn settle(&self) {
+        for _ in 0..20 {
+            let outside = self.pass().await;
+            if outside.due.is_empty() && !outside.more {
+                return;
+            }
+            for due in outside.due {
+                self.service.check(due, &CancellationToken::new()).await;
+            }
+        }
+        panic!("the items do not come to rest");
+    }
+
+    fn item(&self, id: ItemId) -> Item {
+        self.read(|conn| find(conn, id))
+    }
+
+    fn live(&self, id: ItemId) -> Option<AgentSession> {
+        self.read(|conn| Ok(sessions::live_session_of(conn, id)?))
+    }
+
+    /// What the item's agent was told last.
+    fn prompt(&self, id: ItemId) -> String {
+        self.live(id).unwrap().pending_prompt.unwrap()
+    }
+
+    /// Ends the turn of the item's agent as the runner would: with a report and in `end`.
+    fn end_turn(&self, id: ItemId, report: Option<MailType>, end: TurnEnd) {
+        let session = self.live(id).unwrap();
+        self.write(move |tx| end_turn(tx, &session, report, end)).unwrap();
+    }
+
+    /// The agent reports that it is done.
+    fn report_done(&self, id: ItemId) {
+        self.end_turn(id, Some(MailType::WorkerDone), TurnEnd::Clean);
+    }
+
+    fn worktree(&self, id: ItemId, commit: Option<&str>, dirty: &[&str]) {
+        let checked = Checked {
+            commit: commit.map(str::to_owned),
+            dirty: dirty.iter().map(|path| (*path).to_owned()).collect(),
+            fingerprint: format!("{dirty:?}"),
+        };
+        self.world.checked.lock().unwrap().insert(id, checked);
+    }
+
+    fn gates_fail(&self, id: ItemId, exit: i32) {
+        let failed = FailedGate {
+            gate: "make test".to_owned(),
+            exit: Some(exit),
+            timed_out: false,
+            tail: "expected 4, got 5".to_owned(),
+        };
+        let outcome = GateOutcome { failed: Some(failed), leftovers: vec!["junk.tmp".to_owned()] };
+        self.world.gates.lock().unwrap().insert(id, outcome);
+    }
+
+    /// The merge queue's answer, as it writes it.
+    fn merge_answers(&self, event: Event) {
+        self.write(move |tx| {
+            if let Event::Merged { item, .. } | Event::MergeFailed { item, .. } = &event {
+                tx.execute("DELETE FROM merge_queue WHERE item = ?1", [item])?;
+            }
+            Ok(log::append_event(tx, &event)?)
+        })
+        .unwrap();
+    }
+
+    fn merge_fails(&self, id: ItemId, kind: MergeFailureKind) {
+        let output = "expected 4, got 5".to_owned();
+        self.merge_answers(Event::MergeFailed { item: id, kind, output });
+    }
+
+    fn queued(&self, id: ItemId) -> bool {
+        self.read(|conn| queue::is_queued(conn, id))
+    }
+
+    /// What the room heard, in order: `(is it a notice, text)`.
+    fn heard(&self) -> Vec<String> {
+        self.read(|conn| {
+            let mut statement = conn.prepare("SELECT outgoing FROM outbox ORDER BY id")?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+            let mut heard = Vec::new();
+            for row in rows {
+                let outgoing: serde_json::Value = serde_json::from_str(&row?).unwrap();
+                let content = &outgoing["content"];
+                heard.push(format!(
+                    "{}: {}",
+                    content["weight"].as_str().unwrap(),
+                    content["markdown"].as_str().unwrap()
+                ));
+            }
+            Ok(heard)
+        })
+    }
+}
+
+/// Runs what blocks on a thread of its own, because the tests that call it run in a runtime.
+fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
+fn end_turn(
+    tx: &Tx<'_>,
+    session: &AgentSession,
+    report: Option<MailType>,
+    end: TurnEnd,
+) -> Result<(), WorkError> {
+    let (id, agent) = (session.id, session.agent.clone());
+    let turn = sessions::begin_turn(tx, id)?.expect("a prompt waits");
+    let report = match report {
+        Some(kind) => Some(sessions::record_report(
+            tx,
+            &NewReport {
+                agent,
+                item: session.item,
+                session: Some(id),
+                kind,
+                summary: "looked at it".to_owned(),
+                payload: None,
+            },
+        )?),
+        None => None,
+    };
+    let after = match (&end, report) {
+        (TurnEnd::Clean, Some(_)) => SessionState::Completed,
+        _ => SessionState::Zombie,
+    };
+    sessions::set_native_id(tx, id, "native-1")?;
+    let result = TurnResult {
+        end,
+        exit_code: Some(0),
+        native_id: Some("native-1".to_owned()),
+        resume_mismatch: false,
+        report,
+        duration_ms: 1,
+        state_before: SessionState::Booting,
+        state_after: after,
+        contract_violation: false,
+        last_text: String::new(),
+        stderr_tail: String::new(),
+        warnings: vec![],
+        usage: Usage::default(),
+        cost_microusd: 0,
+    };
+    sessions::finish_turn(tx, turn, &result)?;
+    sessions::move_state(tx, id, after)?;
+    Ok(())
+}
+
+fn person() -> Origin {
+    Origin::new(OriginKind::User, "@you:hs", from_millis(BEGIN_MS)).unwrap()
+}
+
+fn story(name: &str) -> NewItem {
+    NewItem {
+        project: "demo".into(),
+        kind: Kind::Story,
+        name: name.to_owned(),
+        body: "It must add.".to_owned(),
+        depends_on: vec![],
+        epic: None,
+        agent: None,
+        qa: None,
+        origin: person(),
+        room: None,
+    }
+}
