@@ -5,6 +5,7 @@
 //! Nobody but [`Sender`] posts; everyone else writes rows with [`crate::store::outbox::enqueue`].
 
 pub mod console;
+pub mod matrix;
 pub mod render;
 mod sender;
 pub mod split;

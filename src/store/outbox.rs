@@ -205,6 +205,18 @@ pub fn sent_key(conn: &Connection, id: OutboxId) -> Result<Option<MessageKey>, S
     Ok(statement.query_row([id], |row| row.get(0)).optional()?.flatten())
 }
 
+/// The session that a row was written for.
+pub fn session_of(conn: &Connection, id: OutboxId) -> Result<Option<SessionKey>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT room, thread FROM outbox WHERE id = ?1")?;
+    let session = |row: &Row<'_>| Ok(SessionKey { room: row.get(0)?, thread: row.get(1)? });
+    Ok(statement.query_row([id], session).optional()?)
+}
+
+/// Whether something was enqueued under this key, in whatever state it is now.
+pub fn is_enqueued(conn: &Connection, dedup: &str) -> Result<bool, StoreError> {
+    Ok(conn.prepare_cached("SELECT 1 FROM outbox WHERE dedup = ?1")?.exists([dedup])?)
+}
+
 /// The room that a row was written for.
 pub fn room_of(conn: &Connection, id: OutboxId) -> Result<Option<RoomKey>, StoreError> {
     let mut statement = conn.prepare_cached("SELECT room FROM outbox WHERE id = ?1")?;
