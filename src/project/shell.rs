@@ -151,7 +151,7 @@ fn new_marker() -> String {
     let own = format!("{}:{};", owner(), uuid::Uuid::new_v4().simple());
     // A musher that itself runs under a gate hands the outer marker on, so that the outer one's
     // sweep still finds everything.
-    std::env::var(MARKER).unwrap_or_default() + &own
+    std::env::var(MARKER).unwrap_or_default() + own.as_str()
 }
 
 /// This process, as the marker names it.
