@@ -207,17 +207,22 @@ async fn killed_when_an_agents_turn_is_over() {
 
 #[tokio::test]
 async fn killed_when_the_squash_commit_is_made() {
-    work_survives_at("squashed").await;
+    work_survives_at("merge-squashed").await;
+}
+
+#[tokio::test]
+async fn killed_when_main_is_about_to_move() {
+    work_survives_at("merge-noted").await;
 }
 
 #[tokio::test]
 async fn killed_when_main_has_moved() {
-    work_survives_at("base-moved").await;
+    work_survives_at("merge-moved").await;
 }
 
 #[tokio::test]
 async fn killed_when_the_checkout_has_followed() {
-    work_survives_at("checkout-followed").await;
+    work_survives_at("merge-followed").await;
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@
 
 use super::split::{self, Cut};
 use super::{Part, SendError, Transport};
+use crate::failpoint::failpoint;
 use crate::model::chat::{OutgoingContent, Weight};
 use crate::model::ids::{MessageKey, OutboxId, RoomKey, SessionKey};
 use crate::store::outbox::{self, Pending};
@@ -286,6 +287,7 @@ impl Sender {
             let txn_id = format!("{}-{}-{number}", plan.installation, row.id);
             match self.post_part(&txn_id, session, part).await {
                 Ok(key) => {
+                    failpoint("sent");
                     if number == 0 && first.is_none() {
                         first = Some(key.clone());
                     }

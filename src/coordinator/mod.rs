@@ -22,6 +22,7 @@ mod turn;
 mod view;
 
 use crate::config::Config;
+use crate::failpoint::failpoint;
 use crate::llm::prompts::Prompts;
 use crate::llm::tools::ToolHost;
 use crate::llm::{Llm, LlmError};
@@ -127,6 +128,7 @@ impl Coordinator {
         let Some(opened) = self.open(&session, batch, resume).await? else {
             return Ok(TurnEnd::Nothing);
         };
+        failpoint("turn-began");
         let view = View::new(opened.said);
         let (system, llm) = (self.system(opened.project.as_ref()), self.llm(opened.model));
         let mut run = Run {

@@ -10,6 +10,7 @@
 use super::limits::{self, Day, Limit};
 use super::view::View;
 use super::{Inner, history, input, text, view};
+use crate::failpoint::failpoint;
 use crate::llm::tools::{ToolCaller, ToolOutcome};
 use crate::llm::{Llm, LlmError, Reply, Request, Stop};
 use crate::model::chat::{Incoming, Outgoing};
@@ -153,7 +154,10 @@ impl Run<'_> {
                 cancel: self.cancel.clone(),
             };
             match self.llm.stream(request, &mut |delta| view.on(delta)).await {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    failpoint("model-answered");
+                    return Ok(reply);
+                }
                 Err(LlmError::ContextFull { .. }) if !compacted => {
                     compacted = true;
                     let (key, epoch, id) = (self.key.clone(), self.epoch, self.id);
@@ -251,6 +255,7 @@ impl Run<'_> {
                 tools.call(&self.caller(), &call.id, &call.name, call.arguments.clone()).await
             }
         };
+        failpoint("tool-done");
         let outcome =
             ToolOutcome { text: shorten(&redact(&outcome.text)), is_error: outcome.is_error };
         let (id, stored) = (call.id.clone(), outcome.clone());
@@ -331,8 +336,10 @@ impl Run<'_> {
             }
             Ok::<_, StoreError>(Some(state))
         });
+        let ended = write.await?;
+        failpoint("turn-ended");
         // Somebody else ended it: the answer was committed at the moment of the stop.
-        Ok(write.await?.unwrap_or(TurnState::Done))
+        Ok(ended.unwrap_or(TurnState::Done))
     }
 
     /// What becomes of the model's last word.

@@ -33,6 +33,7 @@ mod squash;
 pub use crate::store::merge_queue::{QueueRow, enqueue, withdraw};
 
 use crate::config::MergeConfig;
+use crate::failpoint::failpoint;
 use crate::model::ids::ProjectName;
 use crate::project::{Registry, shell};
 use crate::store::{Store, StoreError, merge_queue, meta};
@@ -83,6 +84,20 @@ impl Step {
         Step::Pushed,
         Step::Recorded,
     ];
+
+    /// The name of the failpoint after it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Step::Squashed => "merge-squashed",
+            Step::Placed => "merge-placed",
+            Step::Tested => "merge-tested",
+            Step::Noted => "merge-noted",
+            Step::Moved => "merge-moved",
+            Step::Followed => "merge-followed",
+            Step::Pushed => "merge-pushed",
+            Step::Recorded => "merge-recorded",
+        }
+    }
 }
 
 /// Is awaited after each step; a test's never returns at the step where the process "dies".
@@ -201,6 +216,7 @@ impl MergeService {
 
     /// Tells a watching test that a step is done.
     async fn reached(&self, step: Step) {
+        failpoint(step.as_str());
         if let Some(watcher) = &self.watcher {
             watcher(step).await;
         }
