@@ -4,28 +4,31 @@
 //! (`tests/architecture.rs` reads every `crate::` path). Down goes a call on a handle; up goes a
 //! row in a log, and a hint that it is there.
 
-// row 2: who acts on what people say
+// row 1: builds everything, joins tasks, shuts down in order
+// row 2: hears and answers
 pub mod dispatcher;
-// row 3: what people can ask for
+// row 3: what people and models can ask for
 pub mod commands;
 pub mod coordinator;
-// row 8: pure, or nearly so
-pub mod clock;
-pub mod config;
-pub mod failpoint;
-pub mod model;
-pub mod redact;
-// row 5
+// row 4: the handles that row 3 acts through
+pub mod services;
+// row 5: the only writer of an item's stage
 pub mod work;
 // row 6: services
+pub mod agents;
 pub mod chat;
 pub mod mail;
 pub mod merge;
 pub mod timers;
 pub mod upgrade;
-// row 7: one door each to the outside
-pub mod llm;
+// row 7: repositories
 pub mod project;
+// row 8: one door each to the database and to models
+pub mod llm;
 pub mod store;
-// row 6
-pub mod agents;
+// rows 9 and 10: pure, or nearly so
+pub mod clock;
+pub mod config;
+pub mod failpoint;
+pub mod model;
+pub mod redact;

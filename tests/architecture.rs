@@ -11,7 +11,8 @@ const ROWS: &[&[&str]] = &[
     &["services", "doctor"],
     &["work"],
     &["agents", "merge", "mail", "timers", "chat", "upgrade"],
-    &["project", "store", "llm"],
+    &["project"],
+    &["store", "llm"],
     &["config"],
     &["model", "clock", "failpoint", "redact"],
 ];
@@ -22,7 +23,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("matrix_sdk::", &["chat/matrix", "config.rs"]),
     ("genai::", &["llm"]),
     ("Connection::open", &["store/open.rs"]),
-    ("Command::new(\"git\")", &["project/git.rs"]),
+    ("Command::new(\"git\")", &["project/git"]),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

@@ -1,6 +1,7 @@
 //! The steps of a rebuild: fetch, build, check, install.
 
 use super::{Built, Progress, Shared, UpgradeError};
+use crate::project::git::Git;
 use crate::redact::redact;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,6 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-
-/// How long fetching the source may take.
-const PULL_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long a build may take: a release build on a small machine takes over ten minutes.
 const BUILD_LIMIT: Duration = Duration::from_secs(90 * 60);
@@ -45,10 +43,11 @@ pub(super) async fn build(
     progress: &Progress,
 ) -> Result<Built, UpgradeError> {
     if pull {
-        let mut git = Command::new("git");
-        git.args(["pull", "--ff-only"]).current_dir(source).env("GIT_TERMINAL_PROMPT", "0");
-        let remedy = "Put the checkout in order, or rebuild without `--pull`.";
-        run("fetching the newest source", remedy, git, PULL_LIMIT, None).await?;
+        Git::at(source).pull_ff().await.map_err(|error| UpgradeError::Step {
+            step: "fetching the newest source",
+            remedy: "Put the checkout in order, or rebuild without `--pull`.",
+            output: error.to_string(),
+        })?;
     }
     let version = version_of(source).await;
     let target = shared.store.data_dir().join("rebuild");
@@ -76,13 +75,9 @@ pub(super) async fn build(
 /// What the new binary will call itself: our version and the commit it is built from.
 async fn version_of(source: &Path) -> String {
     let plain = env!("CARGO_PKG_VERSION").to_owned();
-    let mut git = Command::new("git");
-    git.args(["describe", "--always", "--dirty"]).current_dir(source).kill_on_drop(true);
-    match timeout(CHECK_LIMIT, git.stdin(Stdio::null()).output()).await {
-        Ok(Ok(output)) if output.status.success() => {
-            format!("{plain}+{}", String::from_utf8_lossy(&output.stdout).trim())
-        }
-        Ok(_) | Err(_) => plain,
+    match Git::at(source).describe().await {
+        Ok(commit) => format!("{plain}+{commit}"),
+        Err(_no_checkout) => plain,
     }
 }
 

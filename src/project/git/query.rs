@@ -231,6 +231,12 @@ impl Git {
         self.call("log").args(["-1", "--format=%B", "--end-of-options", commit, "--"]).text().await
     }
 
+    /// What the checkout is, in words for a version: a tag or commit, and whether it is dirty.
+    pub async fn describe(&self) -> Result<String, GitError> {
+        let text = self.call("describe").args(["--always", "--dirty"]).text().await?;
+        Ok(text.trim().to_owned())
+    }
+
     fn diff(&self, base: &str, branch: &str, options: &[&str]) -> Call {
         let range = format!("{base}...{branch}");
         let mut call = self.call("diff").args(["--no-color", "--no-ext-diff", "--no-textconv"]);

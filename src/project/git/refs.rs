@@ -212,6 +212,12 @@ impl Git {
         call.limit(CHECKOUT_TIMEOUT).text().await.map(drop)
     }
 
+    /// Brings the checkout up to what its branch is at on the remote, if that is ahead of it.
+    pub async fn pull_ff(&self) -> Result<(), GitError> {
+        let call = self.call("pull").args(["--ff-only", "--quiet"]);
+        call.limit(REMOTE_TIMEOUT).text().await.map(drop)
+    }
+
     /// The remote that `branch` is pushed to.
     pub async fn remote_of(&self, branch: &str) -> Result<String, GitError> {
         let key = format!("branch.{branch}.remote");
