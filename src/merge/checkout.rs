@@ -7,7 +7,7 @@
 
 use crate::project::Project;
 use crate::project::git::{Git, GitError};
-use crate::store::merge_queue::Landing;
+use crate::store::merge_queue::{self, Landing};
 use crate::store::{Store, StoreError, meta};
 use std::path::{Path, PathBuf};
 
@@ -118,12 +118,16 @@ async fn remember(store: &Store, path: &Path, commit: &str) -> Result<String, St
 /// Brings checkouts of a project up to date that were left behind and are clean by now, and forgets
 /// those that somebody brought up to date. Safe to repeat.
 pub async fn heal(store: &Store, project: &Project) -> Result<(), CheckoutError> {
+    if !store.read(|conn| merge_queue::any_stale(conn, &key(Path::new("")))).await? {
+        return Ok(());
+    }
     for listed in project.git().worktrees().await? {
         let Some(at) = stale(store, &listed.path).await? else { continue };
         let git = Git::at(&listed.path);
         let on_base = listed.branch.as_deref() == Some(project.base_ref().as_str());
         let head = listed.head.unwrap_or_default();
-        let current = !on_base || git.files_are_at(&head).await?;
+        // What the person changed on top of an index that is up to date is theirs alone.
+        let current = !on_base || git.index_is_at(&head).await?;
         if !current {
             if !can_advance(&git, &at, &head).await? {
                 continue;

@@ -370,8 +370,8 @@ impl MergeService {
                     return Ok(());
                 };
                 let text = format!(
-                    "Item {item} cannot be merged for now, through no fault of its own: {what}. It \
-                     stays queued and is tried again by itself."
+                    "Item {item} waits in the merge queue, through no fault of its own: {what}. It \
+                     is tried again by itself."
                 );
                 let mut outgoing = Outgoing::text(SessionKey::main(room), text);
                 outgoing.item = Some(item);

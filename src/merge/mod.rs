@@ -222,3 +222,6 @@ impl MergeService {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

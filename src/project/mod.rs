@@ -9,3 +9,6 @@ pub mod worktree;
 
 pub use registry::{Project, ProjectError, Registry};
 pub use stacks::{Stack, StackError, Stacks};
+
+#[cfg(test)]
+mod tests;

@@ -242,3 +242,11 @@ pub fn room_for(
     let switched = statement.query_row([project], |row| row.get(0)).optional()?;
     Ok(switched.or(bound.map(RoomKey)))
 }
+
+/// Whether any checkout is remembered as left behind, under a key that begins with `prefix`.
+pub fn any_stale(conn: &Connection, prefix: &str) -> Result<bool, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM meta WHERE substr(key, 1, length(?1)) = ?1)",
+    )?;
+    Ok(statement.query_row([prefix], |row| row.get(0))?)
+}

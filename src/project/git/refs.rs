@@ -166,23 +166,31 @@ impl Git {
         Ok(text.lines().filter_map(split).collect())
     }
 
+    /// Whether a checkout's index is exactly at `commit`, whatever its files hold.
+    pub(crate) async fn index_is_at(&self, commit: &str) -> Result<bool, GitError> {
+        self.same(&["--cached", commit]).await
+    }
+
     /// Whether a checkout's files and index are exactly those of `commit`, new files aside.
     pub(crate) async fn files_are_at(&self, commit: &str) -> Result<bool, GitError> {
         // Refreshes the cached file times first; its exit code tells of differences, as the next
         // two calls do reliably.
         let refresh = self.call("update-index").args(["-q", "--refresh"]);
-        refresh.env("GIT_OPTIONAL_LOCKS", "1").limit(CHECKOUT_TIMEOUT).finish().await?;
-        for args in
-            [["--quiet", "--cached", commit, "--"], ["--quiet", "--no-ext-diff", commit, "--"]]
-        {
-            let finished = self.call("diff-index").args(args).finish().await?;
-            match finished.code {
-                Some(0) => {}
-                Some(1) => return Ok(false),
-                Some(_) | None => return Err(finished.failure("diff-index", &self.dir)),
-            }
+        refresh.limit(CHECKOUT_TIMEOUT).finish().await?;
+        Ok(self.index_is_at(commit).await? && self.same(&["--no-ext-diff", commit]).await?)
+    }
+
+    async fn same(&self, args: &[&str]) -> Result<bool, GitError> {
+        let mut call = self.call("diff-index").arg("--quiet");
+        for arg in args {
+            call = call.arg(arg);
         }
-        Ok(true)
+        let finished = call.arg("--").limit(CHECKOUT_TIMEOUT).finish().await?;
+        match finished.code {
+            Some(0) => Ok(true),
+            Some(1) => Ok(false),
+            Some(_) | None => Err(finished.failure("diff-index", &self.dir)),
+        }
     }
 
     /// Takes a checkout whose files are at `old` to `new`; what was changed by hand is kept, and

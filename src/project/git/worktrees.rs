@@ -146,14 +146,14 @@ pub fn check_url(url: &str) -> Result<(), String> {
     };
     let authority = rest.split('/').next().unwrap_or_default();
     let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    if host.is_empty() || host.starts_with('-') {
-        return Err("the URL names no host".to_owned());
-    }
     let secret = "the URL holds credentials, which would end up in logs and `git config`: leave \
                   them out and use git's credential helper or an SSH key";
     match scheme {
         "https" | "git" if !user.is_empty() => Err(secret.to_owned()),
         "ssh" if user.contains(':') => Err(secret.to_owned()),
+        "https" | "git" | "ssh" if host.is_empty() || host.starts_with('-') => {
+            Err("the URL names no host".to_owned())
+        }
         "https" | "git" | "ssh" => Ok(()),
         _ => Err(format!("`{scheme}://` is not allowed: use https://, ssh:// or git://")),
     }
