@@ -208,10 +208,12 @@ pub fn put_stage(
     cause: &str,
     origin: &Origin,
 ) -> Result<(Item, i64), ItemError> {
-    let retries = match &to {
-        Stage::Coding { retries, .. } => *retries,
-        other if other.column() == item.stage.column() => item.retries,
-        _ => 0,
+    let retries = if let Stage::Coding { retries, .. } = &to {
+        *retries
+    } else if to.column() == item.stage.column() {
+        item.retries
+    } else {
+        0
     };
     let changed = tx
         .prepare_cached(

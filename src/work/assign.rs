@@ -216,13 +216,13 @@ fn begin(
     role: Role,
     project: &crate::config::ProjectConfig,
 ) -> Result<(), WorkError> {
-    let (prompt, note) = match &item.stage {
-        Stage::Qa { commit, .. } => (prompt::qa(item, &project.base, commit), None),
-        Stage::Coding { note, .. } => {
-            (prompt::coder(item, &project.base, &project.gates, note.as_deref()), note.as_deref())
-        }
-        other => return Err(WorkError::Refused(format!("no agent starts in {}", other.name()))),
-    };
+    let (mut prompt, mut note) = (String::new(), None);
+    if let Stage::Qa { commit, .. } = &item.stage {
+        prompt = prompt::qa(item, &project.base, commit);
+    } else if let Stage::Coding { note: left, .. } = &item.stage {
+        note = left.as_deref();
+        prompt = prompt::coder(item, &project.base, &project.gates, note);
+    }
     let why = format!("{} was the first free {}", agent.name, role.as_str());
     decisions::record(
         tx,

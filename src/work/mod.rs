@@ -271,10 +271,7 @@ fn enter(
     origin: &Origin,
 ) -> Result<Item, WorkError> {
     let was_queued = matches!(item.stage, Stage::Merge { .. });
-    let queues = match &to {
-        Stage::Merge { commit, .. } => Some(commit.clone()),
-        _ => None,
-    };
+    let queues = if let Stage::Merge { commit, .. } = &to { Some(commit.clone()) } else { None };
     if was_queued && queues.is_none() && !queue::leave(tx, item.id)? {
         return Err(WorkError::Refused(format!(
             "item {0} is being landed on the base branch at this moment and cannot be called back: \

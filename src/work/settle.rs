@@ -494,12 +494,14 @@ pub(super) fn strays(conn: &Connection) -> Result<Vec<(ItemId, String)>, WorkErr
         let why = match items::find(conn, session.item)? {
             None => "its item was deleted".to_owned(),
             Some(item) if item.stage.claim() == Some(&session.agent) => continue,
-            Some(item) => match &item.stage {
-                Stage::Blocked { reason, .. } => {
-                    format!("item {} is blocked: {}", item.id, text::first_line(reason))
+            Some(item) => {
+                let id = item.id;
+                if let Stage::Blocked { reason, .. } = &item.stage {
+                    format!("item {id} is blocked: {}", text::first_line(reason))
+                } else {
+                    format!("item {id} is in {} now", item.stage.name())
                 }
-                other => format!("item {} is in {} now", item.id, other.name()),
-            },
+            }
         };
         strays.push((session.item, why));
     }
