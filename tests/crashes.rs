@@ -129,8 +129,17 @@ async fn killed_at_once_after_a_message() {
 }
 
 #[tokio::test]
+async fn killed_when_a_command_is_about_to_be_carried_out() {
+    a_command_survives("command-began").await;
+}
+
+#[tokio::test]
 async fn killed_when_a_command_is_carried_out() {
-    let mut scene = with_failpoint("command-done").await;
+    a_command_survives("command-done").await;
+}
+
+async fn a_command_survives(failpoint: &str) {
+    let mut scene = with_failpoint(failpoint).await;
     scene.say("!story The only one [first]").await;
     dies_at_the_failpoint(&mut scene).await;
     comes_back_and_answers_each_once(&mut scene, &["first"]).await;

@@ -8,6 +8,7 @@ use super::sessions::{Act, Sessions, Stopped};
 use crate::chat::Transport;
 use crate::commands::command::StopOf;
 use crate::commands::{Caller, Command, Lane};
+use crate::failpoint::failpoint;
 use crate::model::chat::{Incoming, IncomingBody, Outgoing};
 use crate::model::ids::{MessageKey, PersonId, RoomKey, SessionKey};
 use crate::store::{StoreError, Tx, inbox, meta, outbox, rooms};
@@ -306,7 +307,12 @@ impl Loop {
         }
         let commands = Arc::clone(&self.world.commands);
         match command.lane() {
-            Lane::Store => commands.execute(caller, command).await,
+            Lane::Store => {
+                failpoint("command-began");
+                let done = commands.execute(caller, command).await;
+                failpoint("command-done");
+                done
+            }
             Lane::Outside => {
                 self.outside.spawn(async move {
                     let key = caller.key.clone();
