@@ -93,6 +93,18 @@ impl SessionState {
         SessionState::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
+    /// Whether nothing happens in it any more.
+    pub fn is_over(self) -> bool {
+        match self {
+            SessionState::Completed | SessionState::Zombie => true,
+            SessionState::Booting
+            | SessionState::InTurn
+            | SessionState::BetweenTurns
+            | SessionState::Waiting
+            | SessionState::Stalled => false,
+        }
+    }
+
     /// The states from which this one may be entered (spec: agents, "Session states").
     ///
     /// `Booting` is entered by creation only. A zombie is promoted to `Completed` only by an

@@ -51,6 +51,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Ladder {
     /// For an interrupt to be followed.
     pub interrupt: Duration,
+    /// For an idle process to end by itself after its stdin was closed.
+    pub close: Duration,
     /// Between SIGTERM and SIGKILL.
     pub terminate: Duration,
     /// For the sweep to find nothing.
@@ -61,8 +63,9 @@ impl Default for Ladder {
     fn default() -> Self {
         Self {
             interrupt: Duration::from_secs(3),
+            close: Duration::from_millis(500),
             terminate: Duration::from_secs(2),
-            sweep: Duration::from_millis(2500),
+            sweep: Duration::from_secs(2),
         }
     }
 }
@@ -276,6 +279,7 @@ impl AgentProcess {
     ///
     /// Safe to repeat, also after it ended: what it left behind is swept all the same.
     pub async fn stop(&self, ladder: Ladder) -> ExitReport {
+        let _ = tokio::time::timeout(ladder.close, self.exited()).await;
         if !self.has_exited() {
             self.signal(Signal::SIGTERM);
             let _ = tokio::time::timeout(ladder.terminate, self.exited()).await;

@@ -12,11 +12,12 @@ pub use probe::{ProbeError, ProbeReport, probe};
 
 use super::permission::Policy;
 use super::process::{ExitReport, Ident, Ladder};
-use crate::config::{Confinement, RuntimeKind};
+use crate::config::{Config, Confinement, RuntimeKind};
 use crate::llm::tools::{ToolCaller, ToolHost, ToolOutcome, ToolSpec};
 use crate::model::agent::{Failure, Role};
 use crate::model::ids::{AgentName, AgentSessionId, ItemId, ProjectName, TurnId};
 use crate::model::llm::Usage;
+use crate::store::Store;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -367,4 +368,9 @@ pub enum TurnOutcome {
         /// In words.
         message: String,
     },
+}
+
+/// The runtimes of this build.
+pub(super) fn built_in(_store: &Store, _config: &Arc<Config>) -> Vec<Arc<dyn Runtime>> {
+    vec![Arc::new(claude_code::ClaudeCode)]
 }

@@ -18,8 +18,8 @@ pub use processes::{
 };
 pub use reports::{NewReport, Report, newest_report, record_report, report, reports_of_item};
 pub use turns::{
-    Turn, TurnEvent, append_message, append_turn_event, begin_turn, finish_turn, messages,
-    session_events, turn, turn_events, turns_of_session, unfinished_turns,
+    Turn, TurnEvent, append_message, append_turn_event, begin_turn, events_of_turn, finish_turn,
+    messages, report_before, session_events, turn, turn_events, turns_of_session, unfinished_turns,
 };
 
 use super::types::Json;
@@ -254,6 +254,20 @@ fn compare_and_swap(
     })
 }
 
+/// Notes what the session will wait for when its turn has ended; its state stays.
+///
+/// For the tools by which an agent says what it waits for (`wait_for`, `ask_human`). The next turn
+/// forgets it when it begins.
+pub fn announce_wait(
+    tx: &Tx<'_>,
+    session: AgentSessionId,
+    waiting: &Waiting,
+) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE agent_sessions SET waiting = ?2 WHERE id = ?1")?
+        .execute(params![session, Json(waiting)])?;
+    Ok(())
+}
+
 /// Stores the runtime's own session id, the moment it is seen.
 pub fn set_native_id(
     tx: &Tx<'_>,
@@ -291,6 +305,13 @@ pub fn count_recovery(tx: &Tx<'_>, session: AgentSessionId) -> Result<u32, Store
              RETURNING recoveries",
         )?
         .query_row([session], |row| row.get(0))?)
+}
+
+/// Forgets earlier resumptions: it made progress since.
+pub fn clear_recoveries(tx: &Tx<'_>, session: AgentSessionId) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE agent_sessions SET recoveries = 0 WHERE id = ?1")?
+        .execute([session])?;
+    Ok(())
 }
 
 /// Notes that the session's runtime was heard.

@@ -173,6 +173,27 @@ pub fn turn_events(
     Ok(events)
 }
 
+/// Everything that happened in a turn, oldest first.
+pub fn events_of_turn(conn: &Connection, turn: TurnId) -> Result<Vec<TurnEvent>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT turn, session, kind, text, at FROM turn_events
+         WHERE session = (SELECT session FROM turns WHERE id = ?1) AND turn = ?1 ORDER BY id",
+    )?;
+    let rows = statement.query_map([turn], event_from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The newest report of a turn's agent on its item from before the turn began.
+pub fn report_before(conn: &Connection, turn: &Turn) -> Result<Option<i64>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT max(reports.id) FROM reports, agent_sessions AS session
+         WHERE session.id = ?1 AND reports.agent = session.agent AND reports.item = session.item
+           AND reports.at < ?2",
+    )?;
+    let started = turn.started_at.timestamp_millis();
+    Ok(statement.query_row(params![turn.session, started], |row| row.get(0))?)
+}
+
 /// The last `count` things that happened in a session, oldest first.
 pub fn session_events(
     conn: &Connection,

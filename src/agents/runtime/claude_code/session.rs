@@ -216,8 +216,12 @@ impl Session for ClaudeSession {
             return report.clone();
         }
         // Interrupt before stdin is closed: at its end the CLI would finish the turn first.
-        self.interrupt(ladder.interrupt).await;
+        let interrupted = self.interrupt(ladder.interrupt).await;
         hold(&self.shared.writer).take();
+        let ladder = match interrupted {
+            InterruptOutcome::Overdue => Ladder { close: Duration::ZERO, ..ladder },
+            InterruptOutcome::Clean | InterruptOutcome::NothingRunning => ladder,
+        };
         let report = self.shared.process.stop(ladder).await;
         *stopping = Some(report.clone());
         report

@@ -1,0 +1,249 @@
+//! The pool: starts a turn for every session that has something to be said and may run.
+//!
+//! Level-triggered: each pass reads the sessions, whatever hint came or was lost. What keeps one
+//! from starting is looked at anew each time: the emergency stop, a paused runtime, the limits of
+//! the day, of the agent and of the pool, a rate limit not yet over, an item that is being stopped.
+
+use super::turn::{self};
+use super::{Agents, Inner, Running, Stop, budget, hold, watchdog};
+use crate::model::agent::{SessionState, WaitingFor};
+use crate::model::ids::AgentSessionId;
+use crate::store::agents::{self as sessions, AgentSession};
+use crate::store::{StoreError, Tx, mail, meta};
+use chrono::{DateTime, Utc};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long the pool waits for a hint before it looks anyway.
+const TICK: Duration = Duration::from_secs(2);
+
+/// The span of the start brake.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How long an idle runtime is kept up for a session that waits.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// How long a shutdown waits for turns to end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What wakes a session that has nothing to be said but mail.
+const NEW_MAIL: &str = "New mail has arrived for you.";
+
+/// What wakes a session whose time has come.
+const TIME_IS_UP: &str = "The time until which you waited is over. Look at how things stand, and \
+                          go on.";
+
+impl Agents {
+    /// Runs turns until cancelled; then ends them, and all runtimes, verified.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let inner = &self.inner;
+        let mut turns: JoinSet<AgentSessionId> = JoinSet::new();
+        let mut changed = inner.store.changes("agent_sessions");
+        let mut mail_changed = inner.store.changes("mail");
+        let watchdog = watchdog::run(inner, cancel.clone());
+        tokio::pin!(watchdog);
+        loop {
+            if let Err(error) = pass(inner, &mut turns).await {
+                tracing::error!(%error, "the pool could not look at its sessions");
+            }
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                Some(ended) = turns.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a turn's task failed");
+                    }
+                }
+                () = changed.changed() => {}
+                () = mail_changed.changed() => {}
+                () = &mut watchdog => break,
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+        shut_down(inner, turns).await;
+    }
+}
+
+async fn shut_down(inner: &Arc<Inner>, mut turns: JoinSet<AgentSessionId>) {
+    for running in hold(&inner.running).values() {
+        running.stop.send_if_modified(|stop| {
+            let first = stop.is_none();
+            stop.get_or_insert(Stop::Shutdown);
+            first
+        });
+    }
+    let all = async { while turns.join_next().await.is_some() {} };
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
+        tracing::error!("turns did not end in time; they are settled at the next start");
+    }
+    let left: Vec<AgentSessionId> = hold(&inner.live).keys().copied().collect();
+    let downs = left.into_iter().map(|session| turn::down(inner, session));
+    futures_util::future::join_all(downs).await;
+}
+
+/// One look at all sessions.
+async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result<(), StoreError> {
+    reap_idle(inner).await;
+    let due = inner.store.read(|conn| sessions::live_sessions(conn)).await?;
+    let now = inner.store.clock().now();
+    if !due.iter().any(|session| wants(session, now) || may_be_woken(session)) {
+        return Ok(());
+    }
+    let config = Arc::clone(&inner.config);
+    let running: HashSet<AgentSessionId> = hold(&inner.running).keys().copied().collect();
+    let may_start = inner
+        .store
+        .write(move |tx| {
+            if meta::find(tx, meta::STOPPED_ALL)?.is_some()
+                || budget::day(tx, &config.limits, now)?.is_some()
+            {
+                return Ok(vec![]);
+            }
+            let mut may_start = vec![];
+            for session in due {
+                if running.contains(&session.id) {
+                    continue;
+                }
+                let session = wake(tx, session, now)?;
+                if wants(&session, now) && sessions::pool_pause(tx, session.runtime)?.is_none() {
+                    may_start.push(session);
+                }
+            }
+            Ok::<_, StoreError>(may_start)
+        })
+        .await?;
+    for session in may_start {
+        start(inner, turns, session);
+    }
+    Ok(())
+}
+
+/// Whether a session has something to be said and does not wait for a moment.
+fn wants(session: &AgentSession, now: DateTime<Utc>) -> bool {
+    session.pending_prompt.is_some() && !session.state.is_over() && !held(session, now)
+}
+
+/// Whether a session waits for a moment that has not come.
+fn held(session: &AgentSession, now: DateTime<Utc>) -> bool {
+    session.state == SessionState::Waiting
+        && session.waiting.as_ref().is_some_and(|waiting| {
+            waiting.what == WaitingFor::RateLimit && waiting.until.is_some_and(|at| at > now)
+        })
+}
+
+/// Whether mail or a moment may wake it.
+fn may_be_woken(session: &AgentSession) -> bool {
+    session.pending_prompt.is_none()
+        && matches!(session.state, SessionState::BetweenTurns | SessionState::Waiting)
+}
+
+/// Gives a session that has nothing to be said a prompt, if mail or its moment has come.
+fn wake(
+    tx: &Tx<'_>,
+    session: AgentSession,
+    now: DateTime<Utc>,
+) -> Result<AgentSession, StoreError> {
+    if !may_be_woken(&session) || held(&session, now) {
+        return Ok(session);
+    }
+    let until = session.waiting.as_ref().and_then(|waiting| waiting.until);
+    let prompt = if mail::has_waiting(tx, session.agent.as_str(), tx.now())? {
+        NEW_MAIL
+    } else if until.is_some_and(|until| until <= now) {
+        TIME_IS_UP
+    } else {
+        return Ok(session);
+    };
+    sessions::set_prompt(tx, session.id, prompt)?;
+    Ok(sessions::find_session(tx, session.id)?.unwrap_or(session))
+}
+
+/// Starts a turn, unless the pool is full, the brake holds, or the item is being stopped.
+fn start(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>, session: AgentSession) {
+    let limits = &inner.config.limits;
+    if inner.agent(&session.agent).is_none() || hold(&inner.stopping).contains(&session.item) {
+        return;
+    }
+    let (stop, stopped) = watch::channel(None);
+    let (tell_done, done) = watch::channel(false);
+    {
+        let mut running = hold(&inner.running);
+        let busy = running.values().any(|turn| turn.agent == session.agent);
+        if busy || running.len() >= limits.max_agents || !brake(inner) {
+            return;
+        }
+        let turn = Running { agent: session.agent.clone(), item: session.item, stop, done };
+        running.insert(session.id, turn);
+    }
+    let (inner, id) = (Arc::clone(inner), session.id);
+    turns.spawn(async move {
+        let _guard = Forget { inner: Arc::clone(&inner), id, tell_done };
+        // A task of its own: a panic in it must not leave the session as running.
+        let turn = tokio::spawn({
+            let inner = Arc::clone(&inner);
+            async move { turn::run(&inner, id, stopped).await }
+        });
+        match turn.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(session = %id, error = format!("{error:#}"), "a turn failed")
+            }
+            Err(error) => {
+                tracing::error!(session = %id, %error, "a turn panicked");
+                turn::down(&inner, id).await;
+                super::recover::settle_session(&inner, id).await;
+            }
+        }
+        id
+    });
+}
+
+/// Takes a turn out of the running ones on every path out.
+struct Forget {
+    inner: Arc<Inner>,
+    id: AgentSessionId,
+    tell_done: watch::Sender<bool>,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        hold(&self.inner.running).remove(&self.id);
+        self.tell_done.send_replace(true);
+    }
+}
+
+/// Whether another start is allowed in this minute; counts it if so.
+fn brake(inner: &Inner) -> bool {
+    let mut starts = hold(&inner.starts);
+    let now = Instant::now();
+    while starts.front().is_some_and(|at| now.duration_since(*at) >= MINUTE) {
+        starts.pop_front();
+    }
+    // A turn of a runtime that is up is a start too: it costs as much.
+    let allowed = starts.len() < inner.config.limits.max_starts_per_minute as usize;
+    if allowed {
+        starts.push_back(now);
+    }
+    allowed
+}
+
+/// Ends runtimes that have been idle for long; their sessions are resumed when they go on.
+async fn reap_idle(inner: &Arc<Inner>) {
+    let idle: Vec<AgentSessionId> = {
+        let running = hold(&inner.running);
+        let live = hold(&inner.live);
+        live.iter()
+            .filter(|(id, live)| {
+                !running.contains_key(id) && hold(&live.idle_since).elapsed() >= IDLE
+            })
+            .map(|(id, _)| *id)
+            .collect()
+    };
+    for session in idle {
+        turn::down(inner, session).await;
+    }
+}

@@ -1,0 +1,509 @@
+//! Driving a turn: gives it the prompt and its mail, reads its events, and sees that it ends.
+
+use super::compose::{compose, letter};
+use super::settle::stopped;
+use super::{Begun, Inner, Live, Stop, start};
+use crate::agents::hold;
+use crate::agents::process::ExitReport;
+use crate::agents::runtime::{Answer, Delivery, RequestId, RuntimeEvent, TurnOutcome, UserMessage};
+use crate::model::agent::{Failure, SessionState, TurnEnd};
+use crate::model::event::Event;
+use crate::model::llm::Usage;
+use crate::model::mail::Mail;
+use crate::store::agents::{self as sessions, MoveOutcome};
+use crate::store::costs::{self, Cost, Source, Spent};
+use crate::store::mail::{self, Claimed};
+use crate::store::{Store, StoreError, log};
+use chrono::{DateTime, Utc};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// Most bytes of mail that one prompt carries; the rest is announced by count.
+const MAIL_BYTES: usize = 32 * 1024;
+
+/// `last_activity` is written at most this often.
+const TOUCH_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a message that came too late for the turn may take to begin another one.
+const AFTERTHOUGHT: Duration = Duration::from_secs(3);
+
+/// How long a tool that is known to run may be silent, as a multiple of the stall time-out.
+const TOOL_PATIENCE: u32 = 3;
+
+/// How often a turn tells the room about tools that no rule covers.
+const ASKS_TOLD: usize = 3;
+
+/// Until when a rate limit holds that does not say so.
+const BLOCKED_FOR: Duration = Duration::from_secs(60);
+
+/// What is known of a turn while it runs.
+#[derive(Default)]
+pub(super) struct Progress {
+    pub native_id: Option<String>,
+    pub resume_mismatch: bool,
+    pub model: String,
+    pub last_text: String,
+    pub spent: Spent,
+    pub exit: Option<ExitReport>,
+    pub warnings: Vec<String>,
+    /// Said before the prompt, such as that the conversation was lost.
+    pub note: Option<String>,
+    /// Whether anything at all was heard.
+    pub heard: bool,
+    /// Tools that run.
+    tools: HashSet<String>,
+    /// Messages that the model has not taken in yet.
+    unconsumed: HashSet<Uuid>,
+    last_touch: Option<Instant>,
+    blocked: bool,
+    asks_told: usize,
+}
+
+impl Progress {
+    /// Whether the model has everything that it was told.
+    pub fn consumed(&self) -> bool {
+        self.heard && self.unconsumed.is_empty()
+    }
+}
+
+/// Drives the turn to its end. Whatever ends it, the runtime is idle or gone afterwards.
+pub(super) async fn drive(
+    inner: &Arc<Inner>,
+    begun: &Begun,
+    live: &Arc<Live>,
+    progress: &mut Progress,
+    stop: &mut watch::Receiver<Option<Stop>>,
+) -> TurnEnd {
+    let mut events = live.events.lock().await;
+    let mut driver = Driver { inner, begun, live, progress, store: &inner.store };
+    let end = match driver.give_prompt().await {
+        Ok(()) => driver.read(&mut events, stop).await,
+        Err(error) => Over::Failed(Failure::Crash, format!("{error:#}")),
+    };
+    drop(events);
+    let end = driver.finish(end).await;
+    *hold(&live.idle_since) = Instant::now();
+    end
+}
+
+/// Why the reading ended.
+enum Over {
+    /// The runtime said so; it is idle.
+    Turn(TurnOutcome),
+    /// The process is gone.
+    Gone,
+    /// We end it: somebody wants it, …
+    Stopped(Option<Stop>),
+    /// … nothing was heard, …
+    Stalled,
+    /// … or a limit is reached.
+    Limit(String),
+    /// We failed ourselves.
+    Failed(Failure, String),
+}
+
+struct Driver<'a> {
+    inner: &'a Arc<Inner>,
+    begun: &'a Begun,
+    live: &'a Arc<Live>,
+    progress: &'a mut Progress,
+    store: &'a Store,
+}
+
+impl Driver<'_> {
+    /// Claims mail and sends prompt and mail as one message.
+    async fn give_prompt(&mut self) -> anyhow::Result<()> {
+        let (agent, turn) = (self.begun.session.agent.clone(), self.begun.turn);
+        let claimed: Claimed = self
+            .store
+            .write(move |tx| mail::claim(tx, agent.as_str(), turn, MAIL_BYTES))
+            .await
+            .map_err(|error: StoreError| anyhow::anyhow!(error))?;
+        let mut text = compose(&self.begun.prompt, &claimed);
+        if let Some(note) = &self.progress.note {
+            text = format!("{note}\n\n{text}");
+        }
+        self.send("Musher says:".to_owned(), text, Delivery::NextTurn).await
+    }
+
+    async fn send(&mut self, header: String, text: String, how: Delivery) -> anyhow::Result<()> {
+        let id = Uuid::new_v4();
+        self.progress.unconsumed.insert(id);
+        self.live.session.send(UserMessage { id, header, text }, how).await?;
+        Ok(())
+    }
+
+    async fn read(
+        &mut self,
+        events: &mut mpsc::Receiver<RuntimeEvent>,
+        stop: &mut watch::Receiver<Option<Stop>>,
+    ) -> Over {
+        let mut mail_hints = self.store.changes("mail");
+        let wall = self.begun.at + self.begun.budget.time_left();
+        let mut heard_at = Instant::now();
+        // Set when the turn is over but a message of ours still waits in the runtime.
+        let mut afterthought: Option<(Instant, TurnOutcome)> = None;
+        loop {
+            let patience = self.patience();
+            tokio::select! {
+                biased;
+                why = told_to_stop(stop) => return Over::Stopped(why),
+                event = events.recv() => {
+                    heard_at = Instant::now();
+                    match event {
+                        None => return Over::Gone,
+                        Some(RuntimeEvent::Exited(report)) => {
+                            self.progress.exit = Some(report);
+                            return match afterthought {
+                                Some((_, outcome)) => Over::Turn(outcome),
+                                None => Over::Gone,
+                            };
+                        }
+                        Some(RuntimeEvent::TurnEnd(outcome)) => {
+                            if outcome != TurnOutcome::Done || self.progress.unconsumed.is_empty() {
+                                return Over::Turn(outcome);
+                            }
+                            afterthought = Some((heard_at + AFTERTHOUGHT, outcome));
+                        }
+                        Some(event) => {
+                            let goes_on = matches!(
+                                event,
+                                RuntimeEvent::Running | RuntimeEvent::Consumed(_)
+                            );
+                            if goes_on {
+                                afterthought = None;
+                            }
+                            if let Err(error) = self.handle(event).await {
+                                return Over::Failed(Failure::Crash, format!("{error:#}"));
+                            }
+                            if let Some(what) = self.begun.budget.reached(&self.progress.spent) {
+                                return Over::Limit(what);
+                            }
+                        }
+                    }
+                }
+                () = mail_hints.changed() => {
+                    if let Err(error) = self.steer_urgent().await {
+                        tracing::warn!(%error, "urgent mail could not be given to a running turn");
+                    }
+                }
+                () = sleep_until(afterthought.as_ref().map(|(at, _)| *at)) => {
+                    if let Some((_, outcome)) = afterthought.take() {
+                        return Over::Turn(outcome);
+                    }
+                }
+                () = tokio::time::sleep_until(heard_at + patience) => return Over::Stalled,
+                () = tokio::time::sleep_until(wall) => {
+                    return Over::Limit(self.begun.budget.minutes_in_words());
+                }
+            }
+        }
+    }
+
+    /// How long silence is borne: longer while a tool is known to run.
+    fn patience(&self) -> Duration {
+        let seconds = self.begun.config.stall_timeout_s;
+        let seconds = seconds.unwrap_or(self.inner.config.watchdog.stall_timeout_s).max(1);
+        let patience = Duration::from_secs(seconds);
+        if self.progress.tools.is_empty() && !self.progress.blocked {
+            patience
+        } else {
+            patience * TOOL_PATIENCE
+        }
+    }
+
+    async fn handle(&mut self, event: RuntimeEvent) -> anyhow::Result<()> {
+        let first = !self.progress.heard;
+        self.progress.heard = true;
+        let mut kept = self.keep(&event);
+        match event {
+            RuntimeEvent::Ready { native_id, model, bad_tools } => {
+                self.ready(native_id, model, &bad_tools, &mut kept);
+            }
+            RuntimeEvent::Consumed(id) => return self.consumed(id).await,
+            RuntimeEvent::Text(text) => self.progress.last_text = text,
+            RuntimeEvent::ToolStart { id, .. } => {
+                self.progress.tools.insert(id);
+            }
+            RuntimeEvent::ToolEnd { id, .. } => {
+                self.progress.tools.remove(&id);
+            }
+            RuntimeEvent::Ask { request, tool, input } => {
+                self.refuse(&request, &tool, &input, &mut kept).await;
+            }
+            RuntimeEvent::Used { usage, microusd, model } => {
+                self.used(usage, microusd, model, &mut kept);
+            }
+            RuntimeEvent::RateLimit { blocked, .. } => self.progress.blocked |= blocked,
+            RuntimeEvent::Running
+            | RuntimeEvent::AskWithdrawn(_)
+            | RuntimeEvent::Denied { .. }
+            | RuntimeEvent::Retry { .. }
+            | RuntimeEvent::TurnEnd(_)
+            | RuntimeEvent::Opaque(_)
+            | RuntimeEvent::Exited(_) => {}
+        }
+        let now = Instant::now();
+        kept.touch = first || self.progress.last_touch.is_none_or(|at| now - at >= TOUCH_EVERY);
+        if kept.touch {
+            self.progress.last_touch = Some(now);
+        }
+        kept.first = first;
+        self.write(kept).await
+    }
+
+    /// What an event leaves in the log.
+    fn keep(&self, event: &RuntimeEvent) -> Kept {
+        let line = match event {
+            RuntimeEvent::Text(text) => Some(("text", text.clone())),
+            RuntimeEvent::ToolStart { name, summary, .. } => {
+                Some(("tool", format!("{name}: {summary}")))
+            }
+            RuntimeEvent::ToolEnd { ok: true, summary, .. } => Some(("tool_end", summary.clone())),
+            RuntimeEvent::ToolEnd { ok: false, summary, .. } => {
+                Some(("tool_failed", summary.clone()))
+            }
+            RuntimeEvent::Ask { tool, input, .. } => {
+                Some(("permission", format!("{tool}: {input}")))
+            }
+            RuntimeEvent::Denied { tool, why } => Some(("denied", format!("{tool}: {why}"))),
+            RuntimeEvent::Retry { attempt, error } => {
+                Some(("retry", format!("attempt {attempt}: {error}")))
+            }
+            RuntimeEvent::RateLimit { blocked: true, until } => {
+                Some(("rate_limit", format!("blocked until {until:?}")))
+            }
+            RuntimeEvent::Opaque(kind) => Some(("other", kind.clone())),
+            RuntimeEvent::Ready { .. }
+            | RuntimeEvent::Running
+            | RuntimeEvent::Consumed(_)
+            | RuntimeEvent::AskWithdrawn(_)
+            | RuntimeEvent::Used { .. }
+            | RuntimeEvent::RateLimit { blocked: false, .. }
+            | RuntimeEvent::TurnEnd(_)
+            | RuntimeEvent::Exited(_) => None,
+        };
+        Kept { line, ..Kept::default() }
+    }
+
+    fn ready(&mut self, native_id: String, model: String, bad: &[String], kept: &mut Kept) {
+        let asked = self.begun.session.native_id.as_ref();
+        if self.progress.native_id.is_none()
+            && asked.is_some_and(|asked| *asked != native_id)
+            && self.progress.note.is_none()
+        {
+            tracing::warn!(agent = %self.begun.session.agent, "it resumed another session");
+            self.progress.resume_mismatch = true;
+        }
+        if self.progress.native_id.as_ref() != Some(&native_id) {
+            kept.native_id = Some(native_id.clone());
+        }
+        self.progress.native_id = Some(native_id);
+        self.progress.model = model;
+        for server in bad {
+            let warning = format!("its tool server {server} failed to start");
+            if !self.progress.warnings.contains(&warning) {
+                self.progress.warnings.push(warning);
+            }
+        }
+    }
+
+    fn used(&mut self, usage: Usage, microusd: i64, model: String, kept: &mut Kept) {
+        self.progress.spent.usage += usage;
+        self.progress.spent.microusd += microusd;
+        kept.cost = Some(Cost {
+            source: Source::Agent,
+            name: self.begun.session.agent.to_string(),
+            model,
+            item: Some(self.begun.session.item),
+            project: Some(self.live.tools.project.clone()),
+            usage,
+            microusd,
+        });
+    }
+
+    /// The model has a message: when it has all, the mail in them is acknowledged.
+    async fn consumed(&mut self, id: Uuid) -> anyhow::Result<()> {
+        if !self.progress.unconsumed.remove(&id) || !self.progress.unconsumed.is_empty() {
+            return Ok(());
+        }
+        let (agent, turn) = (self.begun.session.agent.clone(), self.begun.turn);
+        self.store.write(move |tx| mail::acknowledge(tx, agent.as_str(), turn)).await.map_err(
+            |error: StoreError| anyhow::anyhow!("mail could not be acknowledged: {error}"),
+        )?;
+        Ok(())
+    }
+
+    /// Gives urgent mail to the turn at its next step.
+    async fn steer_urgent(&mut self) -> anyhow::Result<()> {
+        let (agent, turn) = (self.begun.session.agent.clone(), self.begun.turn);
+        let urgent: Vec<Mail> = self
+            .store
+            .write(move |tx| {
+                if !mail::has_urgent(tx, agent.as_str(), tx.now())? {
+                    return Ok(vec![]);
+                }
+                Ok(mail::claim(tx, agent.as_str(), turn, MAIL_BYTES)?.mails)
+            })
+            .await
+            .map_err(|error: StoreError| anyhow::anyhow!(error))?;
+        if urgent.is_empty() {
+            return Ok(());
+        }
+        let text: Vec<String> = urgent.iter().map(letter).collect();
+        self.send("Musher has urgent mail for you:".to_owned(), text.join("\n"), Delivery::Steer)
+            .await
+    }
+
+    /// No rule covers a tool, and nobody can be asked yet: it is denied, and the room is told how
+    /// to allow it.
+    async fn refuse(
+        &mut self,
+        request: &RequestId,
+        tool: &str,
+        input: &serde_json::Value,
+        kept: &mut Kept,
+    ) {
+        let message = format!(
+            "No rule allows {tool} with this input, and nobody can be asked now. Do without it; if \
+             that is impossible, say so with ask_human."
+        );
+        // Withdrawn meanwhile: nothing to answer.
+        let _ = self.live.session.answer(request, Answer::Deny { message, stop: false }).await;
+        if self.progress.asks_told >= ASKS_TOLD {
+            return;
+        }
+        self.progress.asks_told += 1;
+        let shown = input.get("command").and_then(serde_json::Value::as_str);
+        let shown = shown.map_or_else(|| input.to_string(), str::to_owned);
+        let shown = crate::redact::redact(&shown[..shown.floor_char_boundary(500)]);
+        kept.event = Some(Event::AgentSaid {
+            item: self.begun.session.item,
+            agent: self.begun.session.agent.clone(),
+            text: format!(
+                "wanted to use {tool} and no rule covers it, so it was denied:\n\n```\n{shown}\n```\n\
+                 To allow such calls, add a rule to `allow` of the agent (for instance \
+                 `{tool}(…)`), or set `permissions = \"auto\"`."
+            ),
+            question: true,
+        });
+    }
+
+    async fn write(&self, kept: Kept) -> anyhow::Result<()> {
+        if kept.is_nothing() {
+            return Ok(());
+        }
+        let (session, turn) = (self.begun.session.id, self.begun.turn);
+        self.store
+            .write(move |tx| {
+                if kept.first {
+                    let moved = sessions::move_state(tx, session, SessionState::InTurn)?;
+                    if moved != MoveOutcome::Ok {
+                        tracing::warn!(%session, ?moved, "a turn runs that its session forbids");
+                    }
+                }
+                if let Some(native_id) = &kept.native_id {
+                    sessions::set_native_id(tx, session, native_id)?;
+                }
+                if let Some((kind, text)) = &kept.line {
+                    sessions::append_turn_event(tx, turn, session, kind, text)?;
+                }
+                if let Some(cost) = &kept.cost {
+                    costs::record(tx, cost)?;
+                }
+                if let Some(event) = &kept.event {
+                    log::append_event(tx, event)?;
+                }
+                if kept.touch {
+                    sessions::touch(tx, session)?;
+                }
+                Ok::<(), StoreError>(())
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Turns what ended the reading into what ended the turn; what must not live on is killed.
+    async fn finish(&mut self, over: Over) -> TurnEnd {
+        let end = match over {
+            Over::Turn(outcome) => return self.outcome(outcome),
+            Over::Gone => TurnEnd::Failed {
+                failure: Failure::Crash,
+                message: "the agent's process ended in the middle of a turn".to_owned(),
+            },
+            Over::Stopped(why) => stopped(why.as_ref()),
+            Over::Stalled => TurnEnd::Stalled,
+            Over::Limit(what) => TurnEnd::Limit { what },
+            Over::Failed(failure, message) => TurnEnd::Failed { failure, message },
+        };
+        if let Some(report) = start::down(self.inner, self.begun.session.id).await {
+            if !report.survivors.is_empty() {
+                let survivors = format!("could not be killed: {:?}", report.survivors);
+                self.progress.warnings.push(survivors);
+            }
+            self.progress.exit = Some(report);
+        }
+        end
+    }
+
+    fn outcome(&self, outcome: TurnOutcome) -> TurnEnd {
+        match outcome {
+            TurnOutcome::Done => TurnEnd::Clean,
+            // Only we interrupt, and then the reading ended otherwise.
+            TurnOutcome::Interrupted => TurnEnd::Stopped { why: "it was interrupted".to_owned() },
+            TurnOutcome::Limit(what) => TurnEnd::Limit { what },
+            TurnOutcome::RateLimited(until) => {
+                TurnEnd::RateLimited { until: self.blocked_until(until) }
+            }
+            TurnOutcome::Failed { failure, message } => TurnEnd::Failed { failure, message },
+        }
+    }
+
+    fn blocked_until(&self, until: Option<DateTime<Utc>>) -> DateTime<Utc> {
+        let now = self.store.clock().now();
+        until.filter(|until| *until > now).unwrap_or(now + BLOCKED_FOR)
+    }
+}
+
+/// What one event leaves in the database.
+#[derive(Default)]
+struct Kept {
+    line: Option<(&'static str, String)>,
+    native_id: Option<String>,
+    cost: Option<Cost>,
+    event: Option<Event>,
+    first: bool,
+    touch: bool,
+}
+
+impl Kept {
+    fn is_nothing(&self) -> bool {
+        self.line.is_none()
+            && self.native_id.is_none()
+            && self.cost.is_none()
+            && self.event.is_none()
+            && !self.first
+            && !self.touch
+    }
+}
+
+/// Waits until somebody wants the turn to end. Cancel-safe.
+async fn told_to_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Option<Stop> {
+    let told = stop.wait_for(Option::is_some).await.map(|why| (*why).clone());
+    match told {
+        Ok(why) => why,
+        // Nobody can tell any more.
+        Err(_closed) => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

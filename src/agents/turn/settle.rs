@@ -1,0 +1,473 @@
+//! What becomes of a session when its turn has ended, and the one transaction that says so.
+//!
+//! [`verdict`] is pure and decides; [`settle`] first sees that what must not live on is verified
+//! gone, then writes: result, state, what is to be said next, events, mail given back, lease. A
+//! session that was moved meanwhile (a stop, the watchdog) keeps the state that it was given.
+
+use super::{Begun, Ended, Inner, Stop, start};
+use crate::agents::budget;
+use crate::agents::process::ExitReport;
+use crate::model::agent::{Failure, SessionState, TurnEnd, TurnResult, Waiting, WaitingFor};
+use crate::model::event::Event;
+use crate::store::agents::{self as sessions, AgentSession, MoveOutcome};
+use crate::store::{StoreError, Tx, log, mail};
+use chrono::{DateTime, Duration, Utc};
+use rusqlite::Connection;
+use std::sync::Arc;
+
+/// Why a turn ended that goes on after the next start of the server.
+pub(in crate::agents) const SHUTDOWN: &str = "the server shut down";
+
+/// How often a provider may fail in a row before the session is given up.
+const PROVIDER_FAILURES_MAX: u32 = 8;
+
+/// The first pause after a failure of the provider; doubled by each further one.
+const PROVIDER_PAUSE_S: i64 = 15;
+
+/// The longest pause after a failure of the provider.
+const PROVIDER_PAUSE_MAX_S: i64 = 600;
+
+/// What an agent is told that ended its turn without saying why.
+const ASK_TO_REPORT: &str = "You ended your turn without a report. If the work is finished and \
+    committed, call `report_done` now. If you wait for something, say so with `wait_for` (or ask \
+    with `ask_human`). If it is not finished, go on with it now.";
+
+/// What is known when a turn has ended.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub end: TurnEnd,
+    /// Whether the agent reported in this turn.
+    pub reported: bool,
+    /// What it said that it waits for.
+    pub waiting: Option<Waiting>,
+    /// Whether it was asked before to report.
+    pub contract_asked: bool,
+    /// Whether the model has the prompt.
+    pub consumed: bool,
+    /// Resumptions after a crash so far, and at most.
+    pub recoveries: (u32, u32),
+    /// How often the provider failed in a row, with this time.
+    pub provider_failures: u32,
+    pub now: DateTime<Utc>,
+}
+
+/// What becomes of the session.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Verdict {
+    /// It reported.
+    Complete,
+    /// It waits.
+    Wait(Waiting),
+    /// It is asked once to report.
+    AskToReport,
+    /// It was asked and did not.
+    Violation,
+    /// It goes on by itself at that time.
+    Later { until: DateTime<Utc>, why: String, limited: bool },
+    /// It goes on as soon as it can; `counted` against its resumptions.
+    GoOn { why: String, counted: bool },
+    /// An operator stopped it.
+    Close,
+    /// Nothing of this runtime starts until a person acts.
+    PausePool { reason: String },
+    /// It is given up.
+    Die { reason: String },
+}
+
+impl Verdict {
+    /// Whether the runtime is kept up.
+    fn keeps_process(&self) -> bool {
+        match self {
+            Verdict::Wait(_) | Verdict::AskToReport => true,
+            Verdict::Complete
+            | Verdict::Violation
+            | Verdict::Later { .. }
+            | Verdict::GoOn { .. }
+            | Verdict::Close
+            | Verdict::PausePool { .. }
+            | Verdict::Die { .. } => false,
+        }
+    }
+}
+
+/// The end of a turn that we ended.
+pub(super) fn stopped(why: Option<&Stop>) -> TurnEnd {
+    let why = match why {
+        Some(Stop::Operator(why)) => why.clone(),
+        Some(Stop::Shutdown) | None => SHUTDOWN.to_owned(),
+    };
+    TurnEnd::Stopped { why }
+}
+
+/// Decides what becomes of a session. Pure.
+pub(super) fn verdict(facts: &Facts) -> Verdict {
+    if let TurnEnd::Stopped { why } = &facts.end
+        && why != SHUTDOWN
+    {
+        return Verdict::Close;
+    }
+    // After a report nothing is a death: what was reported is checked by gates, not by exit codes.
+    if facts.reported {
+        return Verdict::Complete;
+    }
+    match &facts.end {
+        TurnEnd::Clean => match (&facts.waiting, facts.contract_asked) {
+            (Some(waiting), _) => Verdict::Wait(waiting.clone()),
+            (None, false) => Verdict::AskToReport,
+            (None, true) => Verdict::Violation,
+        },
+        TurnEnd::Stopped { why } => Verdict::GoOn { why: why.clone(), counted: false },
+        TurnEnd::CutOff => recover(facts, "the server ended while it worked"),
+        TurnEnd::Stalled => {
+            Verdict::Die { reason: "nothing was heard from it for too long".to_owned() }
+        }
+        TurnEnd::Limit { what } => Verdict::Die { reason: what.clone() },
+        TurnEnd::RateLimited { until } => Verdict::Later {
+            until: *until,
+            why: "a rate limit of the provider".to_owned(),
+            limited: true,
+        },
+        TurnEnd::Failed { failure, message } => failed(facts, *failure, message),
+    }
+}
+
+fn failed(facts: &Facts, failure: Failure, message: &str) -> Verdict {
+    match failure {
+        Failure::Auth | Failure::Unusable => Verdict::PausePool { reason: message.to_owned() },
+        Failure::Provider if facts.provider_failures < PROVIDER_FAILURES_MAX => {
+            let doubled = PROVIDER_PAUSE_S << facts.provider_failures.saturating_sub(1).min(10);
+            let pause = Duration::seconds(doubled.min(PROVIDER_PAUSE_MAX_S));
+            Verdict::Later { until: facts.now + pause, why: message.to_owned(), limited: false }
+        }
+        Failure::Crash | Failure::Protocol => recover(facts, message),
+        Failure::Provider | Failure::BadRequest | Failure::ContextFull | Failure::SessionLost => {
+            Verdict::Die { reason: message.to_owned() }
+        }
+    }
+}
+
+fn recover(facts: &Facts, why: &str) -> Verdict {
+    let (recoveries, max) = facts.recoveries;
+    if recoveries < max {
+        Verdict::GoOn { why: why.to_owned(), counted: true }
+    } else {
+        Verdict::Die { reason: why.to_owned() }
+    }
+}
+
+/// Settles the turn: ends what must not live on, then writes everything in one transaction.
+pub(super) async fn settle(inner: &Arc<Inner>, begun: &Begun, ended: Ended) -> anyhow::Result<()> {
+    let Ended { end, mut progress } = ended;
+    let (max_recoveries, now) = (inner.config.watchdog.max_recoveries, inner.store.clock().now());
+    let asked = Asked {
+        session: begun.session.id,
+        baseline: begun.baseline,
+        end,
+        consumed: progress.consumed(),
+        max_recoveries,
+        now,
+    };
+    let first = {
+        let asked = asked.clone();
+        inner.store.read(move |conn| asked.facts(conn)).await?
+    };
+    if !first.is_some_and(|(_, facts, _)| verdict(&facts).keeps_process()) {
+        if let Some(report) = start::down(inner, begun.session.id).await {
+            progress.exit = Some(report);
+        }
+    }
+    let exit = progress.exit.take().unwrap_or_default();
+    let result = result(begun, &asked.end, &progress, &exit);
+    let (turn, prompt) = (begun.turn, begun.prompt.clone());
+    let (limits, config) = (inner.config.limits.clone(), begun.config.clone());
+    let after = inner
+        .store
+        .write(move |tx| {
+            let Some((session, facts, report)) = asked.facts(tx)? else { return Ok(None) };
+            let mut result = result;
+            result.report = report;
+            let verdict = verdict(&facts);
+            result.contract_violation = verdict == Verdict::Violation;
+            apply(tx, &session, &verdict, &prompt, facts.consumed)?;
+            result.state_after = sessions::find_session(tx, session.id)?
+                .map_or(session.state, |session| session.state);
+            write(tx, &session, turn, &result)?;
+            let budget = budget::of(tx, &config, session.item)?;
+            budget::warn(tx, &budget, &limits, session.item)?;
+            Ok::<_, StoreError>(Some((verdict, result.state_after)))
+        })
+        .await?;
+    if let Some((verdict, state)) = after {
+        tracing::info!(agent = %begun.session.agent, item = %begun.session.item, turn = %begun.turn,
+                       ?verdict, state = state.as_str(), "turn settled");
+    }
+    Ok(())
+}
+
+/// What the facts of a turn are read with.
+#[derive(Debug, Clone)]
+pub(in crate::agents) struct Asked {
+    pub(in crate::agents) session: crate::model::ids::AgentSessionId,
+    pub(in crate::agents) baseline: Option<i64>,
+    pub(in crate::agents) end: TurnEnd,
+    pub(in crate::agents) consumed: bool,
+    pub(in crate::agents) max_recoveries: u32,
+    pub(in crate::agents) now: DateTime<Utc>,
+}
+
+impl Asked {
+    /// The session, the facts, and the report of this turn.
+    pub(super) fn facts(
+        &self,
+        conn: &Connection,
+    ) -> Result<Option<(AgentSession, Facts, Option<i64>)>, StoreError> {
+        let Some(session) = sessions::find_session(conn, self.session)? else { return Ok(None) };
+        let report = sessions::newest_report(conn, &session.agent, session.item)?
+            .filter(|report| Some(report.id) > self.baseline)
+            .filter(|report| report.session.is_none_or(|of| of == session.id))
+            .map(|report| report.id);
+        let provider_failures = sessions::turns_of_session(conn, session.id)?
+            .iter()
+            .rev()
+            .filter_map(|turn| turn.result.as_ref())
+            .take_while(|result| {
+                matches!(result.end, TurnEnd::Failed { failure: Failure::Provider, .. })
+            })
+            .count();
+        let facts = Facts {
+            end: self.end.clone(),
+            reported: report.is_some(),
+            waiting: session.waiting.clone(),
+            contract_asked: session.contract_asked,
+            consumed: self.consumed,
+            recoveries: (session.recoveries, self.max_recoveries),
+            provider_failures: u32::try_from(provider_failures)
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
+            now: self.now,
+        };
+        Ok(Some((session, facts, report)))
+    }
+}
+
+fn result(
+    begun: &Begun,
+    end: &TurnEnd,
+    progress: &super::drive::Progress,
+    exit: &ExitReport,
+) -> TurnResult {
+    let clean = *end == TurnEnd::Clean;
+    TurnResult {
+        end: end.clone(),
+        exit_code: exit.code,
+        native_id: progress.native_id.clone(),
+        resume_mismatch: progress.resume_mismatch,
+        report: None,
+        duration_ms: u64::try_from(begun.at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        state_before: begun.session.state,
+        state_after: begun.session.state,
+        contract_violation: false,
+        last_text: crate::redact::redact(&progress.last_text),
+        stderr_tail: if clean { String::new() } else { exit.stderr_tail.clone() },
+        warnings: progress.warnings.clone(),
+        usage: progress.spent.usage,
+        cost_microusd: progress.spent.microusd,
+    }
+}
+
+/// Writes the result, its event, and gives back what the turn held.
+pub(in crate::agents) fn write(
+    tx: &Tx<'_>,
+    session: &AgentSession,
+    turn: crate::model::ids::TurnId,
+    result: &TurnResult,
+) -> Result<(), StoreError> {
+    if sessions::finish_turn(tx, turn, result)? {
+        if let TurnEnd::Failed { message, .. } = &result.end {
+            sessions::append_turn_event(tx, turn, session.id, "error", message)?;
+        }
+        log::append_event(
+            tx,
+            &Event::TurnFinished {
+                session: session.id,
+                turn,
+                agent: session.agent.clone(),
+                item: session.item,
+            },
+        )?;
+    }
+    mail::give_back(tx, session.agent.as_str(), turn)?;
+    sessions::release_lease(tx, &session.agent, session.id)
+}
+
+/// Moves the session as decided. One that was moved meanwhile is left alone.
+fn apply(
+    tx: &Tx<'_>,
+    session: &AgentSession,
+    verdict: &Verdict,
+    prompt: &str,
+    consumed: bool,
+) -> Result<(), StoreError> {
+    let id = session.id;
+    let moved = match verdict {
+        Verdict::Complete | Verdict::Violation => {
+            sessions::move_state(tx, id, SessionState::Completed)?
+        }
+        Verdict::Wait(waiting) => wait(tx, id, waiting)?,
+        Verdict::Later { until, why, .. } => {
+            let waiting =
+                Waiting { what: WaitingFor::RateLimit, until: Some(*until), detail: why.clone() };
+            wait(tx, id, &waiting)?
+        }
+        Verdict::AskToReport | Verdict::GoOn { .. } => {
+            sessions::move_state(tx, id, SessionState::BetweenTurns)?
+        }
+        Verdict::Close | Verdict::PausePool { .. } | Verdict::Die { .. } => {
+            sessions::move_state(tx, id, SessionState::Zombie)?
+        }
+    };
+    if moved != MoveOutcome::Ok || session.state == SessionState::Zombie {
+        tracing::info!(session = %id, ?moved, ?verdict, "the session was moved meanwhile");
+        return Ok(());
+    }
+    follow(tx, session, verdict, prompt, consumed)
+}
+
+/// What follows from the move.
+fn follow(
+    tx: &Tx<'_>,
+    session: &AgentSession,
+    verdict: &Verdict,
+    prompt: &str,
+    consumed: bool,
+) -> Result<(), StoreError> {
+    let id = session.id;
+    match verdict {
+        Verdict::Complete => {}
+        Verdict::Wait(_) => {
+            sessions::set_contract_asked(tx, id, false)?;
+            sessions::clear_recoveries(tx, id)?;
+        }
+        Verdict::AskToReport => {
+            sessions::set_contract_asked(tx, id, true)?;
+            sessions::clear_recoveries(tx, id)?;
+            // Somebody has said something new meanwhile: that is the next turn.
+            if session.pending_prompt.is_none() {
+                sessions::set_prompt(tx, id, ASK_TO_REPORT)?;
+            }
+        }
+        Verdict::Violation => {
+            let reason = "it ended without a report, also when it was asked for one";
+            died(tx, session, reason)?;
+        }
+        Verdict::Later { until, why, limited } => {
+            sessions::set_prompt(tx, id, &go_on(why, prompt, consumed))?;
+            if *limited {
+                let (item, agent, until) = (session.item, session.agent.clone(), *until);
+                log::append_event(tx, &Event::RateLimited { item, agent, until })?;
+            }
+        }
+        Verdict::GoOn { why, counted } => {
+            if *counted {
+                sessions::count_recovery(tx, id)?;
+            }
+            sessions::set_prompt(tx, id, &go_on(why, prompt, consumed))?;
+        }
+        Verdict::Close => {
+            sessions::close_zombie(tx, id)?;
+        }
+        Verdict::PausePool { reason } => {
+            if sessions::pause_pool(tx, session.runtime, reason)? {
+                let runtime = session.runtime.as_str().to_owned();
+                let reason = reason.clone();
+                log::append_event(tx, &Event::PoolPaused { runtime, reason })?;
+            }
+        }
+        Verdict::Die { reason } => died(tx, session, reason)?,
+    }
+    Ok(())
+}
+
+fn wait(
+    tx: &Tx<'_>,
+    id: crate::model::ids::AgentSessionId,
+    waiting: &Waiting,
+) -> Result<MoveOutcome, StoreError> {
+    // Waiting is not entered from booting: a provider may refuse before anything was heard.
+    let moved = sessions::move_state(tx, id, SessionState::BetweenTurns)?;
+    if moved != MoveOutcome::Ok {
+        return Ok(moved);
+    }
+    sessions::move_to_waiting(tx, id, waiting)
+}
+
+/// Says that a session ended without a report: called once, in the transaction that ends it.
+pub(in crate::agents) fn died(
+    tx: &Tx<'_>,
+    session: &AgentSession,
+    reason: &str,
+) -> Result<(), StoreError> {
+    let event = Event::WorkerDied {
+        session: session.id,
+        agent: session.agent.clone(),
+        item: session.item,
+        reason: reason.to_owned(),
+        seen_by: "runner".to_owned(),
+    };
+    log::append_event(tx, &event)?;
+    Ok(())
+}
+
+/// The prompt after a turn that was cut off. A prompt that the model never saw is said again.
+fn go_on(why: &str, prompt: &str, consumed: bool) -> String {
+    const CUT_OFF: &str = "You were cut off";
+    if !consumed {
+        return prompt.to_owned();
+    }
+    let task = match prompt.split_once("\n\nWhat you were told: ") {
+        Some((begin, told)) if begin.starts_with(CUT_OFF) => told,
+        _fresh => prompt,
+    };
+    format!(
+        "{CUT_OFF} ({why}). A command that ran then may be half done: look at what the worktree \
+         holds (`git status`), and go on where you stopped.\n\nWhat you were told: {task}"
+    )
+}
+
+/// Settles a turn that a crash of the server cut off; called at the start, when nothing runs.
+pub(in crate::agents) fn settle_cut_off(
+    tx: &Tx<'_>,
+    asked: &Asked,
+    turn: &sessions::Turn,
+    progressed: bool,
+) -> Result<(), StoreError> {
+    let Some((session, mut facts, report)) = asked.facts(tx)? else { return Ok(()) };
+    if progressed {
+        // A crash of ours after it did something is not its fault; its limits bound it anyway.
+        facts.recoveries.0 = 0;
+        sessions::clear_recoveries(tx, session.id)?;
+    }
+    let verdict = verdict(&facts);
+    apply(tx, &session, &verdict, &turn.prompt, facts.consumed)?;
+    let state_after =
+        sessions::find_session(tx, session.id)?.map_or(session.state, |session| session.state);
+    let elapsed = (tx.now() - turn.started_at.timestamp_millis()).max(0);
+    let last_heard = session.last_activity.timestamp_millis() - turn.started_at.timestamp_millis();
+    let result = TurnResult {
+        end: TurnEnd::CutOff,
+        exit_code: None,
+        native_id: session.native_id.clone(),
+        resume_mismatch: false,
+        report,
+        duration_ms: elapsed.min(last_heard.max(0)).cast_unsigned(),
+        state_before: session.state,
+        state_after,
+        contract_violation: false,
+        last_text: String::new(),
+        stderr_tail: String::new(),
+        warnings: vec![],
+        usage: crate::model::llm::Usage::default(),
+        cost_microusd: 0,
+    };
+    write(tx, &session, turn.id, &result)
+}

@@ -1,0 +1,221 @@
+//! Getting a session's runtime up for a turn, and down again.
+
+use super::{Begun, Inner, Live, Place, Stop};
+use crate::agents::permission::{Policy, Rule};
+use crate::agents::process::{ExitReport, Ident, Ladder, base_env};
+use crate::agents::runtime::{
+    AgentTools, EVENTS_MAX, Recorder, RuntimeEvent, SpawnError, SpawnSpec,
+};
+use crate::agents::{hold, runtime};
+use crate::llm::prompts::Prompts;
+use crate::model::agent::Failure;
+use crate::model::ids::AgentSessionId;
+use crate::store::agents as sessions;
+use crate::store::{Store, StoreError};
+use async_trait::async_trait;
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// What a cold start after a lost session is told.
+pub(super) const COLD: &str = "Your earlier conversation on this item is lost. Look at what the \
+                               worktree holds (`git log`, `git status`) before you go on.";
+
+/// A session's runtime that is up.
+pub(super) struct Up {
+    pub live: Arc<Live>,
+    /// Whether it was started to go on with an earlier session.
+    pub resumed: bool,
+}
+
+/// Reuses the session's runtime or starts it; `None` when it was stopped meanwhile.
+pub(super) async fn up(
+    inner: &Arc<Inner>,
+    begun: &Begun,
+    place: &Place,
+    cold: bool,
+    stop: &watch::Receiver<Option<Stop>>,
+) -> Result<Option<Up>, SpawnError> {
+    if stop.borrow().is_some() {
+        return Ok(None);
+    }
+    let id = begun.session.id;
+    let kept = hold(&inner.live).get(&id).cloned();
+    if let Some(live) = kept {
+        if still_up(&live).await {
+            live.tools.set_turn(begun.turn);
+            return Ok(Some(Up { live, resumed: false }));
+        }
+        down(inner, id).await;
+    }
+    let runtime = inner.runtimes.get(&begun.config.runtime).cloned().ok_or_else(|| {
+        SpawnError::unusable(
+            runtime::ProbeError::NotBuiltIn(begun.config.runtime.as_str()).to_string(),
+        )
+    })?;
+    let process = Arc::new(Mutex::new(None));
+    let spec = spec(inner, begun, place, cold, &process).await?;
+    let (tools, marker, resumed) =
+        (Arc::clone(&spec.tools), spec.marker.clone(), spec.resume.is_some());
+    let (tell, events) = mpsc::channel(EVENTS_MAX);
+    let session = runtime.spawn(spec, tell).await?;
+    let live = Arc::new(Live {
+        session,
+        tools,
+        events: tokio::sync::Mutex::new(events),
+        process,
+        marker,
+        idle_since: Mutex::new(Instant::now()),
+    });
+    hold(&inner.live).insert(id, Arc::clone(&live));
+    Ok(Some(Up { live, resumed }))
+}
+
+/// Whether an idle runtime is there still; what it said while nobody listened is dropped.
+async fn still_up(live: &Live) -> bool {
+    let mut events = live.events.lock().await;
+    loop {
+        match events.try_recv() {
+            Ok(RuntimeEvent::Exited(_)) | Err(TryRecvError::Disconnected) => return false,
+            Ok(_said_while_idle) => {}
+            Err(TryRecvError::Empty) => return true,
+        }
+    }
+}
+
+async fn spec(
+    inner: &Arc<Inner>,
+    begun: &Begun,
+    place: &Place,
+    cold: bool,
+    process: &Arc<Mutex<Option<i64>>>,
+) -> Result<SpawnSpec, SpawnError> {
+    let (session, config) = (&begun.session, &begun.config);
+    let host = inner.tools.get().cloned().ok_or_else(|| SpawnError {
+        failure: Failure::Crash,
+        message: "the tools are not ready".to_owned(),
+    })?;
+    let data_dir = inner.store.data_dir().to_owned();
+    let instance = inner
+        .store
+        .write(sessions::instance_id)
+        .await
+        .map_err(|error: StoreError| internal(&error.to_string()))?;
+    let marker = format!("{instance}-{}-{}", session.id, begun.turn);
+    let mut env = base_env(&config.env);
+    for (name, value) in [
+        ("MUSHER_AGENT", session.agent.to_string()),
+        ("MUSHER_ITEM", session.item.to_string()),
+        ("MUSHER_PROJECT", place.project.to_string()),
+        ("MUSHER_DATA_DIR", data_dir.display().to_string()),
+    ] {
+        env.insert(name.to_owned(), value);
+    }
+    let role_prompt = Prompts::default()
+        .render(session.role.as_str(), minijinja::context! {})
+        .map_err(|error| internal(&error.to_string()))?;
+    let rules = |texts: &[String]| texts.iter().map(|text| Rule::parse(text)).collect();
+    Ok(SpawnSpec {
+        tools: Arc::new(AgentTools::new(
+            host,
+            session.agent.clone(),
+            session.role,
+            session.id,
+            session.item,
+            place.project.clone(),
+            begun.turn,
+        )),
+        cwd: place.dir.clone(),
+        role_prompt: format!(
+            "{role_prompt}\n\nYour name is {}. You work on item {} of project {}.",
+            session.agent, session.item, place.project
+        ),
+        model: config.model.clone(),
+        command: config.command.clone(),
+        resume: if cold { None } else { session.native_id.clone() },
+        policy: Policy {
+            role: session.role,
+            mode: config.permissions,
+            allow: rules(&config.allow),
+            deny: rules(&config.deny),
+            worktree: place.dir.clone(),
+        },
+        env,
+        stderr_log: data_dir.join("logs").join("agents").join(format!("{}.stderr.log", begun.turn)),
+        state_dir: data_dir
+            .join("runtimes")
+            .join(config.runtime.as_str())
+            .join(place.project.as_str()),
+        confinement: inner.config.containers.confinement,
+        replay_file: config.replay_file.clone(),
+        recorder: Arc::new(StoreRecorder {
+            store: inner.store.clone(),
+            session: session.id,
+            row: Arc::clone(process),
+        }),
+        marker,
+    })
+}
+
+fn internal(why: &str) -> SpawnError {
+    SpawnError { failure: Failure::Crash, message: format!("the agent could not be set up: {why}") }
+}
+
+/// Records a runtime's process in the store.
+struct StoreRecorder {
+    store: Store,
+    session: AgentSessionId,
+    row: Arc<Mutex<Option<i64>>>,
+}
+
+#[async_trait]
+impl Recorder for StoreRecorder {
+    async fn spawned(&self, ident: Ident, marker: &str) -> anyhow::Result<()> {
+        let (session, marker) = (self.session, marker.to_owned());
+        let row = self
+            .store
+            .write(move |tx| sessions::record_process(tx, session, ident.pid, ident.start, &marker))
+            .await?;
+        *hold(&self.row) = Some(row);
+        Ok(())
+    }
+}
+
+/// Ends a session's runtime, if it is up, verified, and notes that.
+pub(in crate::agents) async fn down(
+    inner: &Arc<Inner>,
+    session: AgentSessionId,
+) -> Option<ExitReport> {
+    let live = hold(&inner.live).get(&session).cloned()?;
+    let report = {
+        let stopped = live.session.stop(Ladder::default());
+        // Its reader must not be held up by events that nobody reads any more.
+        let drained = async {
+            if let Ok(mut events) = live.events.try_lock() {
+                while events.recv().await.is_some() {}
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            report = stopped => report,
+            // Never ends first.
+            () = drained => ExitReport::default(),
+        }
+    };
+    hold(&inner.live).remove(&session);
+    let row = *hold(&live.process);
+    if let Some(row) = row
+        && report.survivors.is_empty()
+    {
+        let ended = inner.store.write(move |tx| sessions::end_process(tx, row)).await;
+        if let Err(error) = ended as Result<(), StoreError> {
+            tracing::error!(%error, %session, "cannot note the end of a process");
+        }
+    }
+    if !report.survivors.is_empty() {
+        tracing::error!(%session, marker = %live.marker, survivors = ?report.survivors,
+                        "processes of an agent could not be killed");
+    }
+    Some(report)
+}

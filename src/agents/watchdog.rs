@@ -1,0 +1,71 @@
+//! The watchdog: deterministic code that looks at what can be observed, on a tick.
+//!
+//! Silence within a turn is the turn runner's own guard; what is left here are sessions whose
+//! record and whose processes disagree, and orphans that nobody collects. One action per change of
+//! level, never one per tick.
+
+use super::process::{Ident, reap_orphans};
+use super::{Inner, hold, recover};
+use crate::model::agent::SessionState;
+use crate::model::ids::AgentSessionId;
+use crate::store::StoreError;
+use crate::store::agents as sessions;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Looks until cancelled.
+pub(super) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
+    let tick = Duration::from_secs(inner.config.watchdog.tick_s.max(1));
+    let mut orphans: HashSet<Ident> = HashSet::new();
+    let mut suspects: HashSet<AgentSessionId> = HashSet::new();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(tick) => {}
+        }
+        let last = std::mem::take(&mut orphans);
+        orphans =
+            tokio::task::spawn_blocking(move || reap_orphans(&last)).await.unwrap_or_default();
+        match lost(inner).await {
+            Ok(lost) => {
+                // Twice in a row: a turn may be between two of its writes.
+                for session in lost.intersection(&suspects) {
+                    tracing::warn!(%session, "recorded as running, but nothing runs: settled");
+                    recover::settle_session(inner, *session).await;
+                    if let Err(error) = release(inner, *session).await {
+                        tracing::error!(%session, %error, "a lost session could not be settled");
+                    }
+                }
+                suspects = lost;
+            }
+            Err(error) => tracing::error!(%error, "the watchdog could not read the sessions"),
+        }
+    }
+}
+
+/// Sessions that are recorded as running although no turn of theirs runs.
+async fn lost(inner: &Arc<Inner>) -> Result<HashSet<AgentSessionId>, StoreError> {
+    let live = inner.store.read(|conn| sessions::live_sessions(conn)).await?;
+    let running = hold(&inner.running);
+    Ok(live
+        .iter()
+        .filter(|session| matches!(session.state, SessionState::InTurn | SessionState::Stalled))
+        .map(|session| session.id)
+        .filter(|session| !running.contains_key(session))
+        .collect())
+}
+
+async fn release(inner: &Arc<Inner>, session: AgentSessionId) -> Result<(), StoreError> {
+    inner
+        .store
+        .write(move |tx| {
+            let Some(found) = sessions::find_session(tx, session)? else { return Ok(()) };
+            if matches!(found.state, SessionState::InTurn | SessionState::Stalled) {
+                sessions::move_state(tx, session, SessionState::BetweenTurns)?;
+            }
+            sessions::release_lease(tx, &found.agent, session)
+        })
+        .await
+}
