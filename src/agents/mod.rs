@@ -27,7 +27,7 @@ mod tests;
 mod turn;
 mod watchdog;
 
-pub use places::{Place, Places};
+pub use places::{Place, Places, ProjectPlaces};
 pub use stop::StopReport;
 
 use crate::config::{AgentConfig, Config, RuntimeKind};
@@ -83,7 +83,6 @@ struct Live {
 /// A turn that runs.
 struct Running {
     agent: AgentName,
-    item: ItemId,
     stop: watch::Sender<Option<Stop>>,
     done: watch::Receiver<bool>,
 }

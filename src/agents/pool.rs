@@ -88,7 +88,7 @@ async fn shut_down(inner: &Arc<Inner>, mut turns: JoinSet<AgentSessionId>) {
 /// One look at all sessions.
 async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result<(), StoreError> {
     reap_idle(inner).await;
-    let due = inner.store.read(|conn| sessions::live_sessions(conn)).await?;
+    let due = inner.store.read(sessions::live_sessions).await?;
     let now = inner.store.clock().now();
     if !due.iter().any(|session| wants(session, now) || may_be_woken(session)) {
         return Ok(());
@@ -176,7 +176,7 @@ fn start(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>, session: Agent
         if busy || running.len() >= limits.max_agents || !brake(inner) {
             return;
         }
-        let turn = Running { agent: session.agent.clone(), item: session.item, stop, done };
+        let turn = Running { agent: session.agent.clone(), stop, done };
         running.insert(session.id, turn);
     }
     let (inner, id) = (Arc::clone(inner), session.id);

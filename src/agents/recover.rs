@@ -21,7 +21,7 @@ impl Agents {
         become_subreaper();
         let inner = &self.inner;
         let instance = inner.store.write(sessions::instance_id).await?;
-        let recorded = inner.store.read(|conn| sessions::live_processes(conn)).await?;
+        let recorded = inner.store.read(sessions::live_processes).await?;
         let idents: Vec<Ident> =
             recorded.iter().map(|row| Ident { pid: row.pid, start: row.pid_start }).collect();
         let survivors = tokio::task::spawn_blocking(move || {

@@ -59,7 +59,7 @@ impl Agents {
 
     /// Ends every agent, all at once; returns what was stopped.
     pub async fn stop_all(&self, why: &str) -> Result<Vec<(ItemId, StopReport)>, StoreError> {
-        let live = self.inner.store.read(|conn| sessions::live_sessions(conn)).await?;
+        let live = self.inner.store.read(sessions::live_sessions).await?;
         let stops = live.into_iter().map(|session| async move {
             Ok((session.item, self.stop_item(session.item, why).await?))
         });

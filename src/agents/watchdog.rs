@@ -47,7 +47,7 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
 
 /// Sessions that are recorded as running although no turn of theirs runs.
 async fn lost(inner: &Arc<Inner>) -> Result<HashSet<AgentSessionId>, StoreError> {
-    let live = inner.store.read(|conn| sessions::live_sessions(conn)).await?;
+    let live = inner.store.read(sessions::live_sessions).await?;
     let running = hold(&inner.running);
     Ok(live
         .iter()

@@ -6,6 +6,7 @@ use super::{Begun, Inner, Live, Stop, start};
 use crate::agents::hold;
 use crate::agents::process::ExitReport;
 use crate::agents::runtime::{Answer, Delivery, RequestId, RuntimeEvent, TurnOutcome, UserMessage};
+use crate::failpoint::failpoint;
 use crate::model::agent::{Failure, SessionState, TurnEnd};
 use crate::model::event::Event;
 use crate::model::llm::Usage;
@@ -81,7 +82,10 @@ pub(super) async fn drive(
     let mut events = live.events.lock().await;
     let mut driver = Driver { inner, begun, live, progress, store: &inner.store };
     let end = match driver.give_prompt().await {
-        Ok(()) => driver.read(&mut events, stop).await,
+        Ok(()) => {
+            failpoint("agent-prompted");
+            driver.read(&mut events, stop).await
+        }
         Err(error) => Over::Failed(Failure::Crash, format!("{error:#}")),
     };
     drop(events);

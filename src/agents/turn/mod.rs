@@ -14,6 +14,7 @@ mod tests;
 use super::budget::{self, Budget};
 use super::{Inner, Live, Place, Stop};
 use crate::config::AgentConfig;
+use crate::failpoint::failpoint;
 use crate::model::agent::{Failure, TurnEnd};
 use crate::model::ids::{AgentSessionId, TurnId};
 use crate::store::agents::{self as sessions, AgentSession, LeaseOutcome};
@@ -22,6 +23,7 @@ use drive::Progress;
 use std::sync::{Arc, LazyLock};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// This process, as the owner of leases.
 static ME: LazyLock<Owner> = LazyLock::new(|| {
@@ -58,8 +60,15 @@ pub(super) async fn run(
     };
     tracing::info!(agent = %begun.session.agent, item = %begun.session.item, turn = %begun.turn,
                    "turn begins");
-    let ended = go(inner, &begun, stop).await;
-    settle::settle(inner, &begun, ended).await
+    failpoint("agent-turn-began");
+    let ended = match begun.budget.exhausted() {
+        Some(what) => Ended { end: TurnEnd::Limit { what }, progress: Progress::default() },
+        None => go(inner, &begun, stop).await,
+    };
+    failpoint("agent-turn-over");
+    settle::settle(inner, &begun, ended).await?;
+    failpoint("agent-turn-settled");
+    Ok(())
 }
 
 /// Takes the lease and begins the turn, in one transaction; `None` when there is nothing to do.
@@ -105,8 +114,14 @@ async fn begin(inner: &Arc<Inner>, id: AgentSessionId) -> anyhow::Result<Option<
 /// Prepares and drives; a runtime that lost or never made its session is started once more, cold.
 async fn go(inner: &Arc<Inner>, begun: &Begun, mut stop: watch::Receiver<Option<Stop>>) -> Ended {
     let mut progress = Progress::default();
-    let place = match inner.places.place(begun.session.item).await {
+    let cancel = CancellationToken::new();
+    let _cancelled = cancel_when_stopped(&stop, &cancel);
+    let place = match inner.places.place(begun.session.item, &cancel).await {
         Ok(place) => place,
+        Err(_cancelled) if stop.borrow().is_some() => {
+            let why = stop.borrow_and_update().clone();
+            return Ended { end: settle::stopped(why.as_ref()), progress };
+        }
         Err(error) => {
             // Not the runtime's fault: its pool goes on.
             let message = format!("the worktree could not be made ready: {error:#}");
@@ -130,9 +145,27 @@ async fn go(inner: &Arc<Inner>, begun: &Begun, mut stop: watch::Receiver<Option<
         }
         tracing::warn!(agent = %begun.session.agent, "its session is lost; starting it cold");
         start::down(inner, begun.session.id).await;
-        progress = Progress { note: Some(start::COLD.to_owned()), ..Progress::default() };
+        progress = Progress::default();
+        progress.note = Some(start::COLD.to_owned());
     }
     Ended::failed(Failure::SessionLost, "its session is lost".to_owned(), progress)
+}
+
+/// Cancels the token when the turn is told to stop; the task ends with the guard.
+fn cancel_when_stopped(
+    stop: &watch::Receiver<Option<Stop>>,
+    cancel: &CancellationToken,
+) -> DropGuard {
+    let over = CancellationToken::new();
+    let guard = over.clone().drop_guard();
+    let (mut stop, cancel) = (stop.clone(), cancel.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = over.cancelled() => {}
+            _told = stop.wait_for(Option::is_some) => cancel.cancel(),
+        }
+    });
+    guard
 }
 
 /// Whether a runtime ended before it had the session that it was to resume.

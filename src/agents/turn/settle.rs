@@ -171,10 +171,9 @@ pub(super) async fn settle(inner: &Arc<Inner>, begun: &Begun, ended: Ended) -> a
         let asked = asked.clone();
         inner.store.read(move |conn| asked.facts(conn)).await?
     };
-    if !first.is_some_and(|(_, facts, _)| verdict(&facts).keeps_process()) {
-        if let Some(report) = start::down(inner, begun.session.id).await {
-            progress.exit = Some(report);
-        }
+    let keep = first.is_some_and(|(_, facts, _)| verdict(&facts).keeps_process());
+    if !keep && let Some(report) = start::down(inner, begun.session.id).await {
+        progress.exit = Some(report);
     }
     let exit = progress.exit.take().unwrap_or_default();
     let result = result(begun, &asked.end, &progress, &exit);

@@ -7,6 +7,7 @@ use crate::agents::runtime::{
     AgentTools, EVENTS_MAX, Recorder, RuntimeEvent, SpawnError, SpawnSpec,
 };
 use crate::agents::{hold, runtime};
+use crate::failpoint::failpoint;
 use crate::llm::prompts::Prompts;
 use crate::model::agent::Failure;
 use crate::model::ids::AgentSessionId;
@@ -172,6 +173,7 @@ struct StoreRecorder {
 #[async_trait]
 impl Recorder for StoreRecorder {
     async fn spawned(&self, ident: Ident, marker: &str) -> anyhow::Result<()> {
+        failpoint("agent-spawned");
         let (session, marker) = (self.session, marker.to_owned());
         let row = self
             .store
