@@ -18,6 +18,7 @@ mod bursts;
 mod console;
 mod crashes;
 mod mail_from_four_processes;
+mod matrix_transport;
 mod message_to_merge;
 mod new_project;
 mod reminders;

@@ -103,11 +103,15 @@ impl Gatherer<'_> {
         events: Vec<Event>,
         gap: Option<&str>,
     ) -> Result<(Option<DateTime<Utc>>, Vec<Event>), GatherError> {
+        if known.is_none() && self.position.is_none() {
+            // The very first start: all of it was said before.
+            return Ok((Some(self.store.clock().now()), vec![]));
+        }
         if let Some((at, rest)) = after_join(&events, self.own) {
             return Ok((Some(at), rest));
         }
-        match (known, self.position) {
-            (Some(known), _) => {
+        match known {
+            Some(known) => {
                 if let Some(rest) = after_key(&events, known.last_event.as_ref()) {
                     return Ok((None, rest));
                 }
@@ -119,10 +123,8 @@ impl Gatherer<'_> {
                     None => (None, all),
                 })
             }
-            // The very first start: all of it was said before.
-            (None, None) => Ok((Some(self.store.clock().now()), vec![])),
             // The bot came in since, and not within these events.
-            (None, Some(_)) => self.since_join(room, events, gap).await,
+            None => self.since_join(room, events, gap).await,
         }
     }
 

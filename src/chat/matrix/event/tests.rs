@@ -11,10 +11,9 @@ fn read_kind(event_type: &str, content: Value) -> Kind {
 }
 
 fn message_of(content: Value) -> Said {
-    match read_kind("m.room.message", content) {
-        Kind::Message(said) => said,
-        other => panic!("{other:?}"),
-    }
+    let kind = read_kind("m.room.message", content);
+    let Kind::Message(said) = kind else { panic!("{kind:?}") };
+    said
 }
 
 #[test]
