@@ -1,6 +1,6 @@
 //! What the chat costs: start, memory, latency against two plain clients, CPU a message.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, missing_docs)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

@@ -1,7 +1,7 @@
 //! What a message between agents costs: in the store against a bare durable insert, and as a
 //! whole process; with a thousand messages in the database, and with a million.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, missing_docs)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

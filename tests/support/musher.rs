@@ -34,6 +34,7 @@ pub struct Musher {
     pub id: String,
     configuration: Value,
     environment: BTreeMap<String, String>,
+    binary: PathBuf,
     directory: TempDir,
     child: Option<Child>,
     log_from: u64,
@@ -128,6 +129,7 @@ impl Musher {
             id: account.user_id.clone(),
             account,
             configuration,
+            binary: env!("CARGO_BIN_EXE_musher").into(),
             environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
             directory,
             child: None,
@@ -227,6 +229,15 @@ impl Musher {
         path
     }
 
+    /// Has a copy of the program started, for a story that replaces it. Returns where it is.
+    pub fn copy_program(&mut self) -> PathBuf {
+        let copy = self.directory().join("program/musher");
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(&self.binary, &copy).unwrap();
+        self.binary.clone_from(&copy);
+        copy
+    }
+
     // Running
 
     /// Starts `musher run`. It is up when it does something; see [`Musher::room_with`].
@@ -242,7 +253,7 @@ impl Musher {
         self.log_from = log.metadata().unwrap().len();
         // When the test binary is killed, so is Musher: nothing may stay behind on the machine.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(env!("CARGO_BIN_EXE_musher"));
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.binary);
         self.prepare(&mut command, arguments);
         command.stdin(Stdio::null()).stdout(self.open_log("stdout.log")).stderr(log);
         self.child = Some(command.spawn().expect("setpriv and musher run"));
@@ -258,7 +269,7 @@ impl Musher {
         let typed = self.directory().join("typed");
         std::fs::write(&typed, lines).unwrap();
         let path = self.write_configuration().display().to_string();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_musher"));
+        let mut command = Command::new(&self.binary);
         self.prepare(&mut command, &["console", "-c", &path]);
         command.stdin(File::open(typed).unwrap());
         ended(command, "console").await
@@ -329,7 +340,7 @@ impl Musher {
 
     /// Calls the command line with just these arguments.
     pub async fn call_exactly(&self, arguments: &[&str]) -> Called {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_musher"));
+        let mut command = Command::new(&self.binary);
         self.prepare(&mut command, arguments);
         command.stdin(Stdio::null());
         ended(command, &arguments.join(" ")).await
