@@ -78,7 +78,12 @@ pub async fn follow(store: &Store, landing: &Landing) -> Result<Vec<String>, Che
     }
     for path in &landing.dirty {
         let at = remember(store, path, &landing.base).await?;
-        notes.push(left_behind(path, &at, &landing.commit, "it has uncommitted changes"));
+        notes.push(left_behind(
+            path,
+            &at,
+            &landing.commit,
+            "it has uncommitted changes or new files in the way",
+        ));
     }
     Ok(notes)
 }

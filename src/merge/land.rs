@@ -187,11 +187,11 @@ impl MergeService {
         let limit = Duration::from_secs(self.config.gate_timeout_s);
         let env = [("MUSHER_ITEM".to_owned(), row.item.to_string())];
         let say = |gate: &str| tracing::info!(item = %row.item, gate, "running on the merged tree");
-        for commands in [&project.setup, &project.gates] {
+        for (what, commands) in [("set-up", &project.setup), ("gate", &project.gates)] {
             let report = gates::run(commands, place.path(), limit, &env, cancel, &say).await;
             self.keep(row, squashed, &report).await?;
             if let Some(run) = report.failure() {
-                return Err(stop_of(run));
+                return Err(stop_of(run, what));
             }
         }
         Ok(())
@@ -383,15 +383,18 @@ impl MergeService {
     }
 }
 
-/// What the gate that did not pass means for the item.
-fn stop_of(run: &GateRun) -> Stop {
+/// What a command that did not pass on the merged tree means for the item.
+///
+/// A set-up command counts as a gate: what it installs is named in the tree that would land.
+fn stop_of(run: &GateRun, what: &str) -> Stop {
     let gate = run.gate.clone();
+    let output = format!("{what} `{gate}` on the merged tree:\n{}", run.tail());
     match &run.outcome {
         GateOutcome::Passed | GateOutcome::Cancelled => Stop::Withdrawn,
         GateOutcome::Failed { exit } => {
-            Stop::Failed(MergeFailureKind::GateFailed { gate, exit: *exit }, run.tail())
+            Stop::Failed(MergeFailureKind::GateFailed { gate, exit: *exit }, output)
         }
-        GateOutcome::TimedOut => Stop::Failed(MergeFailureKind::GateTimeout { gate }, run.tail()),
+        GateOutcome::TimedOut => Stop::Failed(MergeFailureKind::GateTimeout { gate }, output),
         GateOutcome::NotFound { .. } | GateOutcome::CannotRun { .. } => Stop::Later(run.in_words()),
     }
 }

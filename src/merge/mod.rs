@@ -37,16 +37,19 @@ use crate::failpoint::failpoint;
 use crate::model::ids::ProjectName;
 use crate::project::{Registry, shell};
 use crate::store::{Store, StoreError, merge_queue, meta};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// The time between two looks at the queue when no hint comes.
 const TICK: Duration = Duration::from_secs(30);
+
+/// The pause of a project's queue after the database failed.
+const AFTER_STORE_ERROR: Duration = Duration::from_secs(5);
 
 /// How long a worker may take to end when the server shuts down; what it did is then repeated.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -141,28 +144,30 @@ impl MergeService {
     pub async fn run(self, cancel: CancellationToken) {
         self.reconcile().await;
         let mut changes = self.store.changes("merge_queue");
-        let mut workers: JoinSet<ProjectName> = JoinSet::new();
-        let mut busy: HashSet<ProjectName> = HashSet::new();
-        while !cancel.is_cancelled() {
-            let wait = match self.start_workers(&mut workers, &mut busy, &cancel).await {
-                Ok(wait) => wait,
-                Err(error) => {
-                    tracing::error!(%error, "cannot read the merge queue");
-                    TICK
-                }
+        let mut workers: JoinSet<()> = JoinSet::new();
+        let mut busy: HashMap<Id, ProjectName> = HashMap::new();
+        loop {
+            let started = tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                started = self.start_workers(&mut workers, &mut busy, &cancel) => started,
             };
+            let wait = started.unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot read the merge queue");
+                TICK
+            });
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
-                Some(ended) = workers.join_next(), if !workers.is_empty() => {
-                    match ended {
-                        Ok(project) => { busy.remove(&project); }
-                        Err(error) => {
-                            // Which project it was is not known any more: let all be looked at.
+                Some(ended) = workers.join_next_with_id(), if !workers.is_empty() => {
+                    let id = ended.map_or_else(
+                        |error| {
                             tracing::error!(%error, "a merge worker panicked");
-                            if workers.is_empty() { busy.clear(); }
-                        }
-                    }
+                            error.id()
+                        },
+                        |(id, ())| id,
+                    );
+                    busy.remove(&id);
                 }
                 () = changes.changed() => {}
                 () = tokio::time::sleep(wait) => {}
@@ -177,8 +182,8 @@ impl MergeService {
     /// Starts what is due; says how long nothing more will be.
     async fn start_workers(
         &self,
-        workers: &mut JoinSet<ProjectName>,
-        busy: &mut HashSet<ProjectName>,
+        workers: &mut JoinSet<()>,
+        busy: &mut HashMap<Id, ProjectName>,
         cancel: &CancellationToken,
     ) -> Result<Duration, StoreError> {
         let now = self.store.clock().millis();
@@ -190,25 +195,27 @@ impl MergeService {
                 Ok::<_, StoreError>((stopped, due, merge_queue::next_due(conn, now)?))
             })
             .await?;
-        for project in
-            self.projects.list().into_iter().filter(|project| !busy.contains(&project.name))
-        {
+        let is_busy = |name: &ProjectName| busy.values().any(|busy| busy == name);
+        let idle = self.projects.list().into_iter().filter(|project| !is_busy(&project.name));
+        for project in idle {
             if let Err(error) = checkout::heal(&self.store, &project).await {
                 tracing::debug!(%error, project = %project.name, "cannot look after its checkouts");
             }
         }
         for name in due {
             let paused = self.projects.find(&name).is_some_and(|project| project.paused);
-            if stopped || paused || !busy.insert(name.clone()) {
+            if stopped || paused || busy.values().any(|busy| *busy == name) {
                 continue;
             }
-            let (service, cancel) = (self.clone(), cancel.child_token());
-            workers.spawn(async move {
-                if let Err(error) = service.work(&name, &cancel).await {
-                    tracing::error!(%error, project = %name, "the merge queue stopped");
+            let (service, cancel, project) = (self.clone(), cancel.child_token(), name.clone());
+            let worker = workers.spawn(async move {
+                if let Err(error) = service.work(&project, &cancel).await {
+                    tracing::error!(%error, %project, "the merge queue stopped");
+                    // A database that cannot be written to must not be asked without end.
+                    let _ = tokio::time::timeout(AFTER_STORE_ERROR, cancel.cancelled()).await;
                 }
-                name
             });
+            busy.insert(worker.id(), name);
         }
         let wait = next.map_or(TICK, |next| Duration::from_millis((next - now).unsigned_abs()));
         Ok(wait.min(TICK))

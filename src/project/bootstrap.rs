@@ -150,18 +150,25 @@ pub async fn create(
     let stacks = Stacks::load(surroundings.config_dir.as_deref())?;
     let plan = check(surroundings, &stacks, new)?;
     let store = registry.store();
-    let begun = Begun {
-        name: plan.name.clone(),
-        partial: partial_of(&plan.path, &plan.name),
-        settings: None,
-    };
+    let taken = || BootstrapError::NameTaken { name: plan.name.clone() };
+    let _making = registry.making(&plan.name).ok_or_else(taken)?;
+    // One that was begun and given up half-way in this process (its future was dropped).
+    repair(store, Some(&plan.name)).await?;
+    let partial = partial_of(&plan.path, &plan.name);
+    let begun = Begun { name: plan.name.clone(), partial, settings: None };
     let reservation = begun.clone();
     if !store.write(move |tx| projects::begin(tx, &reservation)).await? {
-        return Err(BootstrapError::NameTaken { name: plan.name });
+        return Err(taken());
     }
+    let above: Vec<PathBuf> = plan.path.ancestors().skip(1).map(PathBuf::from).collect();
+    let new_folders: Vec<PathBuf> = above.into_iter().take_while(|dir| !dir.exists()).collect();
     let made = make(store, surroundings, &stacks, &plan, begun.clone(), &progress).await;
     if made.is_err() {
         undo(store, &begun).await?;
+        for folder in new_folders {
+            // Only goes when it is empty.
+            let _ = std::fs::remove_dir(folder);
+        }
     }
     registry.refresh().await?;
     made
@@ -265,7 +272,11 @@ async fn make(
     let noted = begun.clone();
     store.write(move |tx| projects::note_begun(tx, &noted)).await?;
     std::fs::rename(&partial, &plan.path).map_err(io_failed(Step::Placing))?;
-    register(store, settings.clone()).await.map_err(|error| failed(Step::Registering)(&error))?;
+    if let Err(error) = register(store, settings.clone()).await {
+        // Back to where it may be deleted.
+        let _ = std::fs::rename(&plan.path, &partial);
+        return Err(failed(Step::Registering)(&error));
+    }
     let project = Project::new(settings, false);
     Ok(Created { project, stack: stack.map(|stack| stack.name), other_stacks })
 }
@@ -336,8 +347,14 @@ async fn undo(store: &Store, begun: &Begun) -> Result<(), StoreError> {
 
 /// Finishes or undoes what a crash cut off; called once at start.
 pub async fn reconcile(registry: &Registry) -> Result<(), StoreError> {
-    let store = registry.store();
-    for begun in store.read(projects::list_begun).await? {
+    repair(registry.store(), None).await?;
+    registry.refresh().await
+}
+
+/// Finishes or undoes what was begun, for all names or one; nobody may be at work on them.
+async fn repair(store: &Store, only: Option<&ProjectName>) -> Result<(), StoreError> {
+    let begun = store.read(projects::list_begun).await?;
+    for begun in begun.into_iter().filter(|begun| only.is_none_or(|only| *only == begun.name)) {
         match &begun.settings {
             Some(settings) if !begun.partial.exists() && settings.path.join(".git").exists() => {
                 tracing::info!(project = %begun.name, "finishing a new project that was cut off");
@@ -349,5 +366,5 @@ pub async fn reconcile(registry: &Registry) -> Result<(), StoreError> {
             }
         }
     }
-    registry.refresh().await
+    Ok(())
 }

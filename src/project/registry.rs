@@ -14,7 +14,7 @@ use crate::store::{Store, StoreError};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// A git repository that work is done in.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,6 +147,20 @@ struct Shared {
     /// Names that stand in the configuration now.
     configured: HashSet<ProjectName>,
     projects: RwLock<BTreeMap<ProjectName, Project>>,
+    /// Names that a `new project` of this process is making a project of.
+    making: Mutex<HashSet<ProjectName>>,
+}
+
+/// Says that a project of that name is being made, until it is dropped.
+pub(super) struct Making {
+    shared: Arc<Shared>,
+    name: ProjectName,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.shared.making.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
 }
 
 impl Registry {
@@ -164,6 +178,7 @@ impl Registry {
                 store: store.clone(),
                 configured,
                 projects: RwLock::default(),
+                making: Mutex::default(),
             }),
         };
         registry.refresh().await?;
@@ -236,6 +251,13 @@ impl Registry {
             }
         }
         problems
+    }
+
+    /// Takes a name for a project that is to be made; `None` when somebody else has it.
+    pub(super) fn making(&self, name: &ProjectName) -> Option<Making> {
+        let mut making = self.shared.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = making.insert(name.clone());
+        free.then(|| Making { shared: Arc::clone(&self.shared), name: name.clone() })
     }
 
     pub(super) fn store(&self) -> &Store {

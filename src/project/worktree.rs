@@ -385,11 +385,7 @@ pub async fn rescue(here: &Git, item: ItemId) -> Result<Vec<String>, WorktreeErr
     let branch = here.head_branch().await?;
     let head = here.find_commit("HEAD").await?;
     if here.is_dirty().await? {
-        let commit =
-            commit_of_files(here, head.as_deref(), item).await.map_err(|error| match error {
-                WorktreeError::Git(error) => fail(error.to_string()),
-                error => error,
-            })?;
+        let commit = commit_of_files(here, head.as_deref(), item).await.map_err(fail)?;
         found.push((commit, ""));
     } else if let (None, Some(head)) = (&branch, head)
         && !here.is_on_a_branch(&head).await?
@@ -437,26 +433,24 @@ async fn same_rescue(
     Ok(None)
 }
 
-async fn commit_of_files(
-    here: &Git,
-    head: Option<&str>,
-    item: ItemId,
-) -> Result<String, WorktreeError> {
-    let index = here.git_dir().await?.join("musher-rescue-index");
+/// Makes a commit of all files as they lie there; the error says why that is not possible.
+async fn commit_of_files(here: &Git, head: Option<&str>, item: ItemId) -> Result<String, String> {
+    let words = |error: GitError| error.to_string();
+    let index = here.git_dir().await.map_err(words)?.join("musher-rescue-index");
     let _ = std::fs::remove_file(&index);
     let tree = here.tree_of_files(&index).await;
     let _ = std::fs::remove_file(&index);
-    let tree = tree?;
-    let nested = here.nested_repositories(&tree).await?;
+    let tree = tree.map_err(words)?;
+    let nested = here.nested_repositories(&tree).await.map_err(words)?;
     let before = match head {
-        Some(head) => here.nested_repositories(head).await?,
+        Some(head) => here.nested_repositories(head).await.map_err(words)?,
         None => Vec::new(),
     };
     if let Some(path) = nested.into_iter().find(|path| !before.contains(path)) {
-        let why = format!("`{path}` in it is a git repository of its own; move it elsewhere");
-        return Err(WorktreeError::CannotRescue { path: here.dir().to_owned(), why });
+        return Err(format!("`{path}` in it is a git repository of its own; move it elsewhere"));
     }
     let message = format!("Uncommitted work on item {item}\n");
     let parents: Vec<&str> = head.into_iter().collect();
-    Ok(here.commit_tree(&tree, &parents, &message, &Identity::parse(RESCUER)).await?)
+    let author = Identity::parse(RESCUER);
+    here.commit_tree(&tree, &parents, &message, &author).await.map_err(words)
 }
