@@ -132,8 +132,10 @@ impl Console {
         let mut inbox_changes = self.store.changes("inbox");
         loop {
             let read = self.store.read(|conn| {
-                let open = inbox::open(conn)?.len() + outbox::count_pending(conn)?;
-                Ok::<_, StoreError>(open)
+                let mine = |incoming: &Incoming| incoming.session.room.as_str() == ROOM;
+                let asked = inbox::open(conn)?.iter().filter(|(_, row)| mine(row)).count();
+                let answers = outbox::pending_of(conn, &RoomKey::from(ROOM), 1)?.len();
+                Ok::<_, StoreError>(asked + answers)
             });
             if read.await? == 0 {
                 return Ok(());
@@ -198,6 +200,10 @@ fn edit_lines(history: std::path::PathBuf, tell: mpsc::Sender<String>) -> Option
 
 #[async_trait]
 impl Transport for Console {
+    fn serves(&self, room: &RoomKey) -> bool {
+        room.as_str() == ROOM
+    }
+
     async fn send(
         &self,
         txn_id: &str,

@@ -93,6 +93,10 @@ pub trait Transport: Send + Sync {
     /// Shows that everything up to `key` was read.
     async fn receipt(&self, session: &SessionKey, key: &MessageKey);
 
+    /// Whether `room` is one of this transport's. Rows for others wait for the transport that
+    /// knows them: the console shares its database with the server.
+    fn serves(&self, room: &RoomKey) -> bool;
+
     /// How many bytes of Markdown go into one message; longer texts are cut.
     fn part_limit(&self) -> usize {
         split::PART_LIMIT

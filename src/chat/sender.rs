@@ -129,7 +129,7 @@ impl Sender {
         };
         let now = self.store.clock().now();
         for (room, due) in waiting {
-            if busy.contains(&room) {
+            if busy.contains(&room) || !self.transport.serves(&room) {
                 continue;
             }
             if let Ok(wait) = (due - now).to_std()

@@ -111,6 +111,10 @@ struct FakeTransport {
 
 #[async_trait]
 impl Transport for FakeTransport {
+    fn serves(&self, _room: &RoomKey) -> bool {
+        true
+    }
+
     async fn send(&self, _: &str, _: &SessionKey, _: &Part) -> Result<MessageKey, SendError> {
         Ok("$sent".into())
     }

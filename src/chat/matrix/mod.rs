@@ -104,6 +104,10 @@ impl MatrixTransport {
 
 #[async_trait::async_trait]
 impl Transport for MatrixTransport {
+    fn serves(&self, room: &RoomKey) -> bool {
+        room.as_str().starts_with('!')
+    }
+
     async fn send(
         &self,
         txn_id: &str,

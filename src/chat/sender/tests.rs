@@ -45,6 +45,10 @@ impl Fake {
 
 #[async_trait::async_trait]
 impl Transport for Fake {
+    fn serves(&self, room: &RoomKey) -> bool {
+        room.as_str().starts_with('!')
+    }
+
     async fn send(
         &self,
         txn_id: &str,
