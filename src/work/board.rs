@@ -1,22 +1,23 @@
 //! The board as data, in the shape that scripts rely on.
 
-use super::{WorkError, queue};
+use super::WorkError;
 use crate::model::item::Item;
 use crate::model::stage::Column;
-use crate::store::items;
+use crate::store::{items, projects};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
 /// What `musher status --json` prints: every project with every item, ended ones too.
 pub fn board_json(conn: &Connection) -> Result<Value, WorkError> {
-    let mut projects = Vec::new();
-    for (name, paused) in queue::projects(conn)? {
+    let mut shown = Vec::new();
+    for project in projects::list(conn)? {
+        let (name, paused) = (project.settings.name, project.paused);
         let mut items = items::in_columns(conn, Some(&name), &Column::ALL)?;
         items.sort_by_key(|item| (item.stage.column(), item.id));
         let items: Vec<Value> = items.iter().map(item_json).collect();
-        projects.push(json!({"name": name, "paused": paused, "items": items}));
+        shown.push(json!({"name": name, "paused": paused, "items": items}));
     }
-    Ok(json!({ "projects": projects }))
+    Ok(json!({ "projects": shown }))
 }
 
 /// One item: `agent` is the one that holds it, or else the one that is pinned to it; `cost` is in

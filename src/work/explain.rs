@@ -70,8 +70,8 @@ fn situation(conn: &Connection, item: &Item) -> Result<String, WorkError> {
             format!("waits for a person: {reason}. `approve {id}` or `reject {id} why`.")
         }
         Stage::Merge { commit, .. } => {
-            let ahead = queue::ahead_of(conn, id)?;
-            format!("is in the merge queue with {}, {ahead} before it.", text_commit(commit))
+            let place = queue::place_of(conn, item, Utc::now())?;
+            format!("is in the merge queue with {}: {place}.", text_commit(commit))
         }
         Stage::MergeFailure { kind, output, in_a_row, .. } => format!(
             "could not be merged ({}, {in_a_row} in a row).\n\n```\n{output}\n```",

@@ -184,13 +184,6 @@ fn send_back(
              their meaning, and commit.",
             text::fenced(output)
         ),
-        MergeFailureKind::GateFailed { exit: Some(126 | 127), gate } => {
-            let reason = format!(
-                "`{gate}` is not there or cannot be run. That is the project's to mend (its gates \
-                 or this machine), not a coder's"
-            );
-            return block(tx, item, &reason);
-        }
         MergeFailureKind::GateFailed { .. } | MergeFailureKind::GateTimeout { .. } => format!(
             "It could not be merged: {what}.\n\n{}\n\nThe gates passed on your branch alone, so \
              something on `{base}` and your change do not go together: merge `{base}` into your \

@@ -35,7 +35,7 @@ mod tests;
 pub use board::board_json;
 pub use explain::explain;
 pub use service::WorkService;
-pub use world::{Checked, FailedGate, GateOutcome, World};
+pub use world::{Checked, FailedGate, GateOutcome, Workshop, World};
 
 use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::{Item, Kind, Origin, OriginKind, QaMode};

@@ -8,7 +8,7 @@
 use super::{WorkError, movers, queue, text};
 use crate::model::chat::Outgoing;
 use crate::model::event::{Event, EventRow, Transition};
-use crate::model::ids::{ItemId, RoomKey, SessionKey};
+use crate::model::ids::{RoomKey, SessionKey};
 use crate::model::item::{Item, OriginKind};
 use crate::model::stage::{Column, Stage};
 use crate::store::log::{self, Log};
@@ -49,14 +49,14 @@ pub(super) fn post(tx: &Tx<'_>) -> Result<bool, WorkError> {
 fn announce(tx: &Tx<'_>, moved: &Transition) -> Result<(), WorkError> {
     let Some(item) = items::find(tx, moved.item)? else { return Ok(()) };
     if let Some(said) = words(&item, moved) {
-        say(tx, item.id, said, &format!("work.move:{}", moved.seq))?;
+        say(tx, &item, said, &format!("work.move:{}", moved.seq))?;
     }
     if moved.to.is_terminal() && !moved.to.meets_dependency() {
         for waiting in items::dependents(tx, item.id)? {
             if matches!(waiting.stage, Stage::Upcoming | Stage::Backlog) {
                 let why = movers::unmet_in_words(&waiting, &movers::unmet(tx, &waiting)?);
                 let said = Said::Result(text::orphaned(&waiting, &why));
-                say(tx, waiting.id, said, &format!("work.orphan:{}:{}", moved.seq, waiting.id))?;
+                say(tx, &waiting, said, &format!("work.orphan:{}:{}", moved.seq, waiting.id))?;
             }
         }
     }
@@ -135,7 +135,7 @@ fn announce_event(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
         Event::RateLimited { item, agent, until } => {
             let Some(item) = items::find(tx, *item)? else { return Ok(()) };
             let said = Said::Progress(text::rate_limited(&item, agent.as_str(), *until));
-            say(tx, item.id, said, &key)
+            say(tx, &item, said, &key)
         }
         Event::PoolPaused { runtime, reason } => {
             say_to_all(tx, &text::pool_paused(runtime, reason), &key)
@@ -163,7 +163,7 @@ fn say_to_all(tx: &Tx<'_>, text: &str, key: &str) -> Result<(), WorkError> {
     let mut rooms: Vec<RoomKey> = Vec::new();
     let open = [Column::Coding, Column::Qa, Column::Merge];
     for item in items::in_columns(tx, None, &open)? {
-        if let Some(room) = queue::room_of(tx, item.id)?
+        if let Some(room) = queue::room_of(tx, &item)?
             && !rooms.contains(&room)
         {
             rooms.push(room);
@@ -176,13 +176,13 @@ fn say_to_all(tx: &Tx<'_>, text: &str, key: &str) -> Result<(), WorkError> {
     Ok(())
 }
 
-fn say(tx: &Tx<'_>, item: ItemId, said: Said, key: &str) -> Result<(), WorkError> {
+fn say(tx: &Tx<'_>, item: &Item, said: Said, key: &str) -> Result<(), WorkError> {
     let Some(room) = queue::room_of(tx, item)? else { return Ok(()) };
     let session = SessionKey::main(room);
     let outgoing = match said {
         Said::Progress(text) => Outgoing::notice(session, text),
         Said::Result(text) => Outgoing::text(session, text),
     };
-    outbox::enqueue(tx, &outgoing.about(item), Some(key))?;
+    outbox::enqueue(tx, &outgoing.about(item.id), Some(key))?;
     Ok(())
 }

@@ -222,15 +222,11 @@ fn gate_failed(
     failed: &FailedGate,
     leftovers: &[String],
 ) -> Result<(), WorkError> {
-    let what = failed.in_words();
+    let what = &failed.words;
     gates_ran(tx, item.id, commit, false, &format!("{what}\n{}", failed.tail))?;
     committed(tx, item.id, commit)?;
-    if failed.is_missing() {
-        let reason = format!(
-            "{what}: the command is not there or cannot be run. That is the project's to mend \
-             (its gates or this machine), not a coder's"
-        );
-        return block(tx, item, &reason);
+    if failed.missing {
+        return block(tx, item, what);
     }
     let tried = item.retries;
     if tried >= config.limits.max_retries {
@@ -246,7 +242,7 @@ fn gate_failed(
         &format!("{what}; retry {} of {}", tried + 1, config.limits.max_retries),
         &json!({"from": "gates", "commit": commit, "leftovers": leftovers}),
     )?;
-    let item = apply_to(tx, item, &StageEvent::SentBack { why: why.clone() }, &system(tx), &what)?;
+    let item = apply_to(tx, item, &StageEvent::SentBack { why: why.clone() }, &system(tx), what)?;
     again(tx, config, &item, prompt::mend(&why), true)
 }
 
@@ -356,10 +352,10 @@ fn after_death(result: Option<&TurnResult>, dead_for_ms: i64) -> AfterDeath {
         Some(TurnEnd::Failed { failure, .. }) => match failure {
             // The runtime is paused until a person acts; the item waits without holding an agent.
             Failure::Auth | Failure::Unusable => AfterDeath::Release,
-            Failure::BadRequest => AfterDeath::Block,
             Failure::ContextFull | Failure::SessionLost => revive(true, false, DEATH_GRACE_MS),
-            Failure::Provider | Failure::Protocol | Failure::Crash => {
-                revive(true, true, DEATH_GRACE_MS)
+            // The turn runner has waited, retried and resumed as often as it may.
+            Failure::BadRequest | Failure::Provider | Failure::Protocol | Failure::Crash => {
+                AfterDeath::Block
             }
         },
     }

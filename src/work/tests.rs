@@ -194,8 +194,8 @@ impl Bench {
     fn gates_fail(&self, id: ItemId, exit: i32) {
         let failed = FailedGate {
             gate: "make test".to_owned(),
-            exit: Some(exit),
-            timed_out: false,
+            words: format!("the gate `make test` failed with exit {exit}"),
+            missing: exit == 127,
             tail: "expected 4, got 5".to_owned(),
         };
         let outcome = GateOutcome { failed: Some(failed), leftovers: vec!["junk.tmp".to_owned()] };

@@ -2,9 +2,21 @@
 //!
 //! A trait, so that the loops are tested step by step without git and processes.
 
+use crate::agents::Agents;
+use crate::config::Config;
+use crate::merge::gates;
 use crate::model::ids::ItemId;
 use crate::model::item::Item;
+use crate::project::git::Git;
+use crate::project::{Project, Registry, worktree};
+use crate::store::Store;
+use crate::store::gate_runs::{self, GateRunRow, Place};
+use anyhow::Context;
 use async_trait::async_trait;
+use chrono::DateTime;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// What an item's worktree holds.
@@ -32,28 +44,12 @@ pub struct GateOutcome {
 pub struct FailedGate {
     /// Its command.
     pub gate: String,
-    /// Its exit code; `None` when a signal or the time limit ended it.
-    pub exit: Option<i32>,
-    /// Whether it ran out of time.
-    pub timed_out: bool,
+    /// What happened, as a clause that names it.
+    pub words: String,
+    /// Whether its program is not installed: no coder can mend that.
+    pub missing: bool,
     /// The last lines of its output.
     pub tail: String,
-}
-
-impl FailedGate {
-    /// What happened, as a clause.
-    pub fn in_words(&self) -> String {
-        match (self.timed_out, self.exit) {
-            (true, _) => format!("`{}` ran out of time", self.gate),
-            (false, Some(exit)) => format!("`{}` failed with exit code {exit}", self.gate),
-            (false, None) => format!("`{}` was ended by a signal", self.gate),
-        }
-    }
-
-    /// Whether the command itself is missing, as the shell says: no coder can mend that.
-    pub fn is_missing(&self) -> bool {
-        !self.timed_out && matches!(self.exit, Some(126 | 127))
-    }
 }
 
 /// The outside, as work sees it. Everything is safe to repeat.
@@ -76,4 +72,151 @@ pub trait World: Send + Sync + 'static {
     /// Removes the worktree of an item that has ended; work that is on no branch is rescued first,
     /// and when that fails, the worktree stays and the error says so.
     async fn remove_worktree(&self, item: &Item) -> anyhow::Result<()>;
+}
+
+/// The real outside.
+#[derive(Clone)]
+pub struct Workshop {
+    store: Store,
+    config: Arc<Config>,
+    projects: Registry,
+    agents: Agents,
+}
+
+impl Workshop {
+    /// Makes it from the handles that it acts through.
+    pub fn new(store: Store, config: Arc<Config>, projects: Registry, agents: Agents) -> Self {
+        Self { store, config, projects, agents }
+    }
+
+    fn project(&self, item: &Item) -> anyhow::Result<Project> {
+        self.projects
+            .find(&item.project)
+            .ok_or_else(|| anyhow::anyhow!("project {} is not configured any more", item.project))
+    }
+}
+
+#[async_trait]
+impl World for Workshop {
+    async fn check(&self, item: &Item) -> anyhow::Result<Checked> {
+        let project = self.project(item)?;
+        let git = project.git();
+        let base = git.branch_tip(&project.base).await?;
+        let base = base.with_context(|| format!("the base branch {} is gone", project.base))?;
+        let path = worktree::path_of(&project, item.id, self.store.data_dir());
+        let mut checked = Checked::default();
+        if let Some(branch) = worktree::find_branch(&git, item.id).await?
+            && git.commits_ahead(&base, &branch).await? > 0
+        {
+            checked.commit = git.branch_tip(&branch).await?;
+        }
+        if path.is_dir() {
+            let here = Git::at(&path);
+            let mut fingerprint = DefaultHasher::new();
+            for file in here.changed_files(true).await? {
+                file.state.hash(&mut fingerprint);
+                file.path.hash(&mut fingerprint);
+                if let Ok(meta) = std::fs::symlink_metadata(path.join(&file.path)) {
+                    meta.len().hash(&mut fingerprint);
+                    meta.modified().ok().hash(&mut fingerprint);
+                }
+                checked.dirty.push(file.path);
+            }
+            // Commits that are on another branch or on none are progress, though not the end.
+            here.find_commit("HEAD").await?.hash(&mut fingerprint);
+            checked.fingerprint = format!("{:016x}", fingerprint.finish());
+        }
+        Ok(checked)
+    }
+
+    async fn run_gates(
+        &self,
+        item: &Item,
+        commit: &str,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<GateOutcome> {
+        let project = self.project(item)?;
+        let path = worktree::path_of(&project, item.id, self.store.data_dir());
+        let limit = Duration::from_secs(self.config.merge.gate_timeout_s);
+        let report = gates::run(&project.gates, &path, limit, &[], cancel, &|gate| {
+            tracing::info!(item = item.id.0, gate, "running a gate in the worktree");
+        })
+        .await;
+        self.keep(item, commit, &report).await?;
+        let failed = match report.failure() {
+            None => None,
+            Some(run) => match &run.outcome {
+                gates::GateOutcome::CannotRun { .. } | gates::GateOutcome::Cancelled => {
+                    anyhow::bail!("{}", run.in_words())
+                }
+                gates::GateOutcome::Passed
+                | gates::GateOutcome::Failed { .. }
+                | gates::GateOutcome::TimedOut
+                | gates::GateOutcome::NotFound { .. } => Some(FailedGate {
+                    gate: run.gate.clone(),
+                    words: run.in_words(),
+                    missing: matches!(run.outcome, gates::GateOutcome::NotFound { .. }),
+                    tail: run.tail(),
+                }),
+            },
+        };
+        let leftovers = match &failed {
+            // The worktree was clean before: what is there now, the gates left behind.
+            Some(_) => Git::at(&path).changed_files(true).await?,
+            None => Vec::new(),
+        };
+        let leftovers = leftovers.into_iter().map(|file| file.path).collect();
+        Ok(GateOutcome { failed, leftovers })
+    }
+
+    async fn stop_agents(&self, item: ItemId, why: &str) -> anyhow::Result<()> {
+        let report = self.agents.stop_item(item, why).await?;
+        anyhow::ensure!(
+            report.survivors.is_empty(),
+            "these processes could not be killed: {:?}",
+            report.survivors
+        );
+        Ok(())
+    }
+
+    async fn remove_worktree(&self, item: &Item) -> anyhow::Result<()> {
+        let project = self.project(item)?;
+        let removed = worktree::remove(&project, item.id, self.store.data_dir()).await?;
+        if !removed.rescued.is_empty() || removed.branch_kept.is_some() {
+            tracing::info!(item = item.id.0, ?removed, "work of an ended item was kept");
+        }
+        Ok(())
+    }
+}
+
+impl Workshop {
+    /// Keeps what the gates printed.
+    async fn keep(
+        &self,
+        item: &Item,
+        commit: &str,
+        report: &gates::GateReport,
+    ) -> anyhow::Result<()> {
+        let rows: Vec<GateRunRow> = report
+            .runs
+            .iter()
+            .map(|run| GateRunRow {
+                item: Some(item.id),
+                project: item.project.clone(),
+                place: Place::Worktree,
+                commit: Some(commit.to_owned()),
+                gate: run.gate.clone(),
+                exit: run.exit(),
+                passed: run.outcome == gates::GateOutcome::Passed,
+                timed_out: run.outcome == gates::GateOutcome::TimedOut,
+                output: run.output.clone(),
+                duration: run.duration,
+                at: DateTime::UNIX_EPOCH,
+            })
+            .collect();
+        self.store
+            .write(move |tx| rows.iter().try_for_each(|row| gate_runs::insert(tx, row)))
+            .await
+            .context("keeping the output of the gates")
+    }
 }
