@@ -1,5 +1,6 @@
 //! The handles that commands, tools and the command line act through, in one bundle.
 
+use crate::agents::Agents;
 use crate::config::Config;
 use crate::llm::Llm;
 use crate::mail::Directory;
@@ -21,6 +22,8 @@ pub struct Services {
     pub config_dir: Option<PathBuf>,
     /// The projects.
     pub projects: Registry,
+    /// The agents: told, listed and stopped through here.
+    pub agents: Agents,
     /// Who has a mail address.
     pub directory: Arc<Directory>,
     /// The coordinator's model.
