@@ -10,6 +10,7 @@ pub mod dispatcher;
 // row 3: what people and models can ask for
 pub mod commands;
 pub mod coordinator;
+pub mod tools;
 // row 4: the handles that row 3 acts through
 pub mod services;
 // row 5: the only writer of an item's stage

@@ -29,6 +29,7 @@ use crate::llm::{Llm, LlmError};
 use crate::model::chat::Incoming;
 use crate::model::ids::{MessageKey, ProjectName, RoomKey, SessionKey};
 use crate::model::llm::{LlmMessage, Part, Speaker};
+use crate::project::Registry;
 use crate::store::conversation::{self, Session, Stored, Turn, TurnState};
 use crate::store::{Store, StoreError, Tx, inbox};
 use limits::Limit;
@@ -73,6 +74,20 @@ pub trait Projects: Send + Sync {
 
     /// All projects.
     fn names(&self) -> Vec<ProjectName>;
+}
+
+impl Projects for Registry {
+    fn current(
+        &self,
+        conn: &Connection,
+        room: &RoomKey,
+    ) -> Result<Option<ProjectName>, StoreError> {
+        Ok(Registry::current(self, conn, room)?.map(|project| project.name))
+    }
+
+    fn names(&self) -> Vec<ProjectName> {
+        self.list().into_iter().map(|project| project.name).collect()
+    }
 }
 
 /// The coordinator. Cloning shares it.

@@ -13,6 +13,7 @@
 
 mod call;
 mod query;
+mod read;
 mod refs;
 mod worktrees;
 
