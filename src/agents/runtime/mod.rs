@@ -5,8 +5,12 @@
 //! by its id. A turn is over when [`RuntimeEvent::TurnEnd`] says so, and a session when
 //! [`RuntimeEvent::Exited`] does, which is always its last event.
 
+pub mod api;
 pub mod claude_code;
+mod in_process;
+mod local;
 mod probe;
+pub mod replay;
 
 pub use probe::{ProbeError, ProbeReport, probe};
 
@@ -371,6 +375,10 @@ pub enum TurnOutcome {
 }
 
 /// The runtimes of this build.
-pub(super) fn built_in(_store: &Store, _config: &Arc<Config>) -> Vec<Arc<dyn Runtime>> {
-    vec![Arc::new(claude_code::ClaudeCode)]
+pub(super) fn built_in(store: &Store, config: &Arc<Config>) -> Vec<Arc<dyn Runtime>> {
+    vec![
+        Arc::new(claude_code::ClaudeCode),
+        Arc::new(api::Api::new(store.clone(), Arc::clone(config))),
+        Arc::new(replay::Replay::new(store.clone())),
+    ]
 }

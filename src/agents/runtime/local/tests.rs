@@ -1,0 +1,77 @@
+use super::*;
+use serde_json::json;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn tools(dir: &Path) -> LocalTools {
+    LocalTools {
+        worktree: dir.to_owned(),
+        env: crate::agents::process::base_env(&[]),
+        marker: format!("test-{}", uuid::Uuid::new_v4()),
+        stderr_log: dir.join("stderr.log"),
+        confinement: Confinement::None,
+    }
+}
+
+async fn call(tools: &LocalTools, name: &str, input: Value) -> (bool, String) {
+    let outcome = tools.call(name, &input, &CancellationToken::new()).await;
+    (!outcome.is_error, outcome.text)
+}
+
+#[tokio::test]
+async fn files_are_written_edited_read_listed_and_searched() {
+    let dir = tempfile::tempdir().unwrap();
+    let tools = tools(dir.path());
+    let written =
+        call(&tools, "write_file", json!({"path": "src/a.rs", "content": "one\ntwo\ntwo\n"}));
+    assert!(written.await.0);
+    let twice = json!({"path": "src/a.rs", "old": "two", "new": "2"});
+    let (ok, text) = call(&tools, "edit_file", twice).await;
+    assert!(!ok && text.contains("2 times"), "{text}");
+    let once = json!({"path": "src/a.rs", "old": "one", "new": "1"});
+    assert!(call(&tools, "edit_file", once).await.0);
+    let read = call(&tools, "read_file", json!({"path": "src/a.rs", "limit": 1})).await;
+    assert_eq!(read.1, "     1\t1\n(2 more lines: offset 2)\n");
+    assert_eq!(call(&tools, "list_files", json!({})).await.1, "src/a.rs");
+    let found = call(&tools, "search", json!({"pattern": "tw."})).await;
+    assert_eq!(found.1, "src/a.rs:2: two\nsrc/a.rs:3: two");
+}
+
+#[tokio::test]
+async fn nothing_is_written_outside_of_the_worktree() {
+    let outside = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
+    let absolute = outside.path().join("x").display().to_string();
+    for path in ["../x", "link/x", "a/../../x", absolute.as_str()] {
+        let input = json!({"path": path, "content": "gone"});
+        let (ok, text) = call(&tools(dir.path()), "write_file", input).await;
+        assert!(!ok && text.contains("outside"), "{path}: {text}");
+    }
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_command_answers_with_both_streams_and_its_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let tools = tools(dir.path());
+    let ran = call(&tools, "shell", json!({"command": "echo out; echo err >&2; exit 3"})).await;
+    assert_eq!(ran, (false, "out\nerr\n(exit code 3)".to_owned()));
+    let big = call(&tools, "shell", json!({"command": "seq 1 100000"})).await;
+    assert!(big.0 && big.1.len() < 40_000 && big.1.contains("99999\n100000\n(exit code 0)"));
+}
+
+#[tokio::test]
+async fn a_command_that_hangs_or_leaves_something_behind_does_not_hold_the_agent_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let tools = tools(dir.path());
+    let began = Instant::now();
+    let left = call(&tools, "shell", json!({"command": "setsid sleep 300 & echo up"})).await;
+    assert_eq!(left.1, "up\n(exit code 0)");
+    let hung = call(&tools, "shell", json!({"command": "sleep 300", "timeout_s": 1})).await;
+    assert!(!hung.0 && hung.1.contains("longer than 1 s"), "{}", hung.1);
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let left =
+        crate::agents::process::find_marked(crate::agents::process::Marked::Exactly(&tools.marker));
+    assert_eq!(left, []);
+}
