@@ -15,6 +15,7 @@ mod infrastructure;
 
 mod bad_input;
 mod bursts;
+mod configuration;
 mod console;
 mod crashes;
 mod mail_from_four_processes;

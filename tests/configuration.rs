@@ -1,0 +1,168 @@
+//! A configuration that is wrong in any way is refused: where, which key, why, and what to do.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use crate::support::model_server::ModelServer;
+use crate::support::musher::{Called, Musher};
+
+const GOOD: &str = r#"data_dir = "data"
+time_zone = "Europe/Berlin"
+
+[matrix]
+homeserver = "https://matrix.example.org"
+user_id = "@musher:example.org"
+password_env = "MUSHER_MATRIX_PASSWORD"
+allowed_users = ["@ann:example.org"]
+allowed_rooms = ["*"]
+admin_users = ["@ann:example.org"]
+
+[llm]
+provider = "anthropic"
+model = "claude-sonnet-4-5"
+api_key_env = "ANTHROPIC_API_KEY"
+
+[chat]
+coalesce_ms = 1500
+
+[[projects]]
+name = "shop"
+path = "shop"
+gates = ["cargo test"]
+
+[[agents]]
+name = "coder-1"
+role = "coder"
+runtime = "claude-code"
+"#;
+
+/// What stands there, what is put in its place, the line and key that must be named, and words of
+/// the reason or the remedy.
+const WRONG: &[(&str, &str, usize, &str, &[&str])] = &[
+    ("homeserver =", "homeservr =", 5, "homeservr", &["homeserver"]),
+    ("[chat]", "[chatt]", 17, "chatt", &["chat"]),
+    ("coalesce_ms = 1500", "coalesce_ms = \"long\"", 18, "coalesce_ms", &["long"]),
+    ("coalesce_ms = 1500", "coalesce_ms = -1", 18, "coalesce_ms", &["-1"]),
+    ("coalesce_ms = 1500", "coalesce_ms = 9000", 18, "chat.coalesce_ms", &["coalesce_max_ms"]),
+    ("coalesce_ms = 1500", "coalesce_ms = 15 00", 18, "", &[]),
+    ("coalesce_ms = 1500", "prefix = \"\"", 18, "chat.prefix", &["!"]),
+    ("coalesce_ms = 1500", "queue_mode = \"drop\"", 18, "queue_mode", &["collect"]),
+    ("https://matrix", "matrix", 5, "matrix.homeserver", &["https://"]),
+    ("@musher:example.org\"", "musher\"", 6, "matrix.user_id", &["@name:server"]),
+    ("password_env = \"MUSHER", "password = \"MUSHER", 7, "password", &["password_env"]),
+    (
+        "[\"@ann:example.org\"]\nallowed",
+        "[\"ann\"]\nallowed",
+        8,
+        "allowed_users",
+        &["@name:server"],
+    ),
+    ("[\"*\"]", "[\"office\"]", 9, "allowed_rooms", &["#alias:server"]),
+    ("admin_users = [\"@ann", "admin_users = [\"@eve", 10, "admin_users", &["allowed_users"]),
+    ("\"anthropic\"", "\"antropic\"", 13, "llm.provider", &["antropic", "anthropic"]),
+    ("model = \"claude-sonnet-4-5\"\n", "\n", 0, "llm.model", &["missing"]),
+    ("api_key_env = \"ANTHROPIC_API_KEY\"", "\n", 0, "llm.api_key_env", &["key"]),
+    ("Europe/Berlin", "Berlin", 2, "time_zone", &["Europe/Berlin"]),
+    ("\"shop\"\npath", "\"My Shop\"\npath", 21, "projects[0].name", &["My Shop"]),
+    ("path = \"shop\"\n", "", 0, "path", &["missing"]),
+    ("[\"cargo test\"]", "\"cargo test\"", 23, "gates", &["[\"cargo test\"]"]),
+    ("role = \"coder\"", "role = \"codr\"", 27, "agents[0].role", &["codr", "coder"]),
+    ("\"claude-code\"", "\"claude\"", 28, "agents[0].runtime", &["claude-code"]),
+    ("\"coder-1\"", "\"coordinator\"", 26, "agents[0].name", &["coordinator"]),
+];
+
+/// Checks a configuration by this text.
+async fn check(musher: &Musher, text: &str, more: &[&str]) -> Called {
+    let path = musher.directory().join("wrong.toml");
+    std::fs::write(&path, text).unwrap();
+    musher.call_exactly(&[&["check", "-c", &path.display().to_string()], more].concat()).await
+}
+
+#[tokio::test]
+async fn every_mistake_is_named_with_file_line_key_and_remedy() {
+    let model = ModelServer::start().await;
+    let musher = Musher::offline(&model);
+    let repository = musher.directory().join("shop");
+    let made = std::process::Command::new("git").args(["init", "-q"]).arg(&repository).status();
+    assert!(made.unwrap().success());
+    let good = check(&musher, GOOD, &[]).await;
+    assert_eq!(good.code, 0, "{good:?}");
+
+    for (there, instead, line, key, words) in WRONG {
+        let wrong = GOOD.replacen(there, instead, 1);
+        assert_ne!(wrong, GOOD, "{there} stands there");
+        let called = check(&musher, &wrong, &[]).await;
+        assert_eq!(called.code, 2, "{instead}: {called:?}");
+        let place = if *line == 0 { "wrong.toml".to_owned() } else { format!("wrong.toml:{line}") };
+        for part in [&place as &str, key].iter().chain(*words) {
+            assert!(called.stderr.contains(part), "{instead}: no {part:?} in {called:?}");
+        }
+        assert!(!called.stderr.contains("panicked") && called.stdout.is_empty(), "{called:?}");
+        // The server says the same, and leaves before it has touched anything.
+        let path = musher.directory().join("wrong.toml").display().to_string();
+        let server = musher.call_exactly(&["run", "-c", &path]).await;
+        assert_eq!((server.code, &server.stderr), (2, &called.stderr), "{instead}");
+    }
+    assert!(!musher.data().exists(), "nothing was made");
+}
+
+#[tokio::test]
+async fn all_mistakes_are_named_at_once_and_also_as_json() {
+    let model = ModelServer::start().await;
+    let musher = Musher::offline(&model);
+    let wrong = GOOD.replace("Europe/Berlin", "Berlin").replace("\"*\"", "\"office\"");
+    let called = check(&musher, &wrong, &[]).await;
+    for part in ["wrong.toml:2", "time_zone", "wrong.toml:9", "allowed_rooms"] {
+        assert!(called.stderr.contains(part), "{part} in {called:?}");
+    }
+    let called = check(&musher, &wrong, &["--json"]).await;
+    assert_eq!(called.code, 2, "{called:?}");
+    let text = format!("{}{}", called.stdout, called.stderr);
+    let answer: Value = serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{e}: {text}"));
+    assert!(answer["error"]["message"].as_str().is_some(), "{answer}");
+}
+
+#[tokio::test]
+async fn secrets_are_not_in_the_file_and_not_in_the_open() {
+    let model = ModelServer::start().await;
+    let mut musher = Musher::offline(&model);
+    std::fs::create_dir(musher.directory().join("shop")).unwrap();
+    let written =
+        GOOD.replace("password_env = \"MUSHER_MATRIX_PASSWORD\"", "password = \"hunter2\"");
+    let called = check(&musher, &written, &[]).await;
+    assert_eq!(called.code, 2);
+    assert!(!called.stderr.contains("hunter2"), "{called:?}");
+
+    musher.without_env("MUSHER_MATRIX_PASSWORD");
+    let called = check(&musher, GOOD, &[]).await;
+    assert_eq!(called.code, 2, "{called:?}");
+    assert!(called.stderr.contains("MUSHER_MATRIX_PASSWORD"), "{called:?}");
+
+    let secret = musher.directory().join("password");
+    std::fs::write(&secret, "hunter2\n").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let named = format!("password_file = \"{}\"", secret.display());
+    let text = GOOD.replace("password_env = \"MUSHER_MATRIX_PASSWORD\"", &named);
+    let called = check(&musher, &text, &[]).await;
+    assert_eq!(called.code, 2, "{called:?}");
+    assert!(
+        called.stderr.contains("password_file") && called.stderr.contains("chmod"),
+        "{called:?}"
+    );
+    assert!(!called.stderr.contains("hunter2"), "{called:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_or_no_toml() {
+    let model = ModelServer::start().await;
+    let musher = Musher::offline(&model);
+    let called = musher.call_exactly(&["check", "-c", "/nowhere/musher.toml"]).await;
+    assert_eq!(called.code, 2, "{called:?}");
+    assert!(
+        called.stderr.contains("/nowhere/musher.toml") && called.stderr.contains("musher init")
+    );
+    let called = check(&musher, "this is = = no TOML\n", &[]).await;
+    assert_eq!(called.code, 2, "{called:?}");
+    assert!(called.stderr.contains("wrong.toml:1"), "{called:?}");
+}
