@@ -22,7 +22,7 @@ const MESSAGES: usize = 200;
 const AGENTS: usize = 20;
 
 /// The line that Musher logs when it is up.
-const UP: &str = "listening";
+const UP: &str = "synced with the homeserver";
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();

@@ -24,7 +24,7 @@ use support::synapse::Synapse;
 const ROUNDS: usize = 2000;
 const PROCESSES: usize = 60;
 /// The line that Musher logs when it is up.
-const UP: &str = "listening";
+const UP: &str = "synced with the homeserver";
 const BODY: &str = "The parser is done; its tests pass. What is open: the error messages.";
 
 fn main() {

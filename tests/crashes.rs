@@ -205,13 +205,18 @@ async fn work_survives_at(failpoint: &str) {
 }
 
 #[tokio::test]
-async fn killed_when_an_agent_is_assigned() {
-    work_survives_at("assigned").await;
+async fn killed_when_an_agents_turn_began() {
+    work_survives_at("agent-turn-began").await;
 }
 
 #[tokio::test]
 async fn killed_when_an_agents_turn_is_over() {
     work_survives_at("agent-turn-over").await;
+}
+
+#[tokio::test]
+async fn killed_when_an_agents_turn_is_settled() {
+    work_survives_at("agent-turn-settled").await;
 }
 
 #[tokio::test]

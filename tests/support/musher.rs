@@ -348,11 +348,18 @@ impl Musher {
 
     // The room
 
-    /// A direct room of `person` with Musher, once Musher has joined it.
+    /// A direct room of `person` with Musher, once Musher has joined it and said hello.
     pub async fn room_with(&mut self, person: &Person) -> String {
         let room = person.direct_room(&self.id).await;
-        self.wait_until_in(person, &room).await;
+        self.wait_until_greeting(person, &room).await;
         room
+    }
+
+    /// Waits until Musher has joined a room that `person` is in, and has said hello there.
+    pub async fn wait_until_greeting(&mut self, person: &Person, room: &str) {
+        self.wait_until_in(person, room).await;
+        let hello = person.next_message(room, &self.id).await;
+        assert_eq!(hello.msgtype(), "m.notice", "{}", hello.body());
     }
 
     /// Waits until Musher has joined a room that `person` is in, for as long as it runs.

@@ -79,9 +79,9 @@ impl Scene {
         }
     }
 
-    /// What Musher has said so far, edits left out.
+    /// What Musher has said so far after its hello, edits left out.
     pub async fn said(&self) -> Vec<Event> {
-        self.ann.messages_of(&self.room, &self.musher.id).await
+        self.ann.messages_of(&self.room, &self.musher.id).await.split_off(1)
     }
 
     /// Everything that Musher said before its answer to a command that Ann gives now.

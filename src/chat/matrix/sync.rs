@@ -13,6 +13,7 @@ use super::gather::Gatherer;
 use super::invites::Invites;
 use super::journal::{self, Batch};
 use super::{MatrixTransport, outgoing, position};
+use crate::failpoint::failpoint;
 use crate::model::ids::{PersonId, RoomKey};
 use crate::store::StoreError;
 use matrix_sdk::Client;
@@ -162,6 +163,9 @@ impl MatrixTransport {
     async fn write(&self, batch: Arc<Batch>) -> Result<(), StoreError> {
         let myself = self.myself.clone();
         let read = self.store.write(move |tx| journal::write(tx, &batch, &myself)).await?;
+        if !read.is_empty() {
+            failpoint("journaled");
+        }
         for (session, key) in read {
             self.receipts.put(session, key);
         }
