@@ -3,6 +3,7 @@
 //! In place of the dispatcher stands one that answers every message for the bot with "heard" and
 //! its text, in the transaction that marks it done. So an answer is proof of exactly one row.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ impl Bot {
     fn with_account(account: &Account, allowed: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let password_file: PathBuf = directory.path().join("password");
-        std::fs::write(&password_file, format!("{}\n", account.password)).unwrap();
+        write_secret(&password_file, &format!("{}\n", account.password));
         let config = MatrixConfig {
             homeserver: account.homeserver.clone(),
             user_id: account.user_id.clone(),
@@ -144,6 +145,12 @@ impl Bot {
         });
         rows.await.unwrap()
     }
+}
+
+/// Writes a file that only its owner may read.
+fn write_secret(path: &std::path::Path, secret: &str) {
+    std::fs::write(path, secret).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Answers what is for the bot.
@@ -470,7 +477,10 @@ async fn an_answer_and_the_bare_round_trip_of_two_plain_clients() {
     echoing.abort();
     for (what, mut took) in ["bare", "bot"].into_iter().zip(took) {
         took.sort();
-        println!("{what}: p50 {:?}, p90 {:?}", took[30], took[54]);
+        println!(
+            "{what}: min {:?}, p10 {:?}, p50 {:?}, p90 {:?}",
+            took[0], took[6], took[30], took[54]
+        );
     }
 }
 
@@ -532,10 +542,10 @@ async fn what_is_wrong_with_the_account_is_said_in_a_sentence_with_the_remedy() 
     let mut bot = Bot::new(server, &["@ann:test.local"]).await;
     let password = bot.config.password_file.clone().unwrap();
     let right = std::fs::read_to_string(&password).unwrap();
-    std::fs::write(&password, "wrong").unwrap();
+    write_secret(&password, "wrong");
     let error = bot.try_connect().await.unwrap_err().to_string();
     assert!(error.contains("refuses the password") && error.contains("password"), "{error}");
-    std::fs::write(&password, right).unwrap();
+    write_secret(&password, &right);
     bot.config.allowed_rooms = vec!["#nowhere:test.local".to_owned()];
     let error = bot.try_connect().await.unwrap_err().to_string();
     assert!(error.contains("#nowhere:test.local"), "{error}");
@@ -549,7 +559,7 @@ async fn what_is_wrong_with_the_account_is_said_in_a_sentence_with_the_remedy() 
     bot.directory = fresh;
     let error = bot.try_connect().await.unwrap_err().to_string();
     assert!(error.contains("password_file"), "{error}");
-    std::fs::write(bot.directory.path().join("p"), "secret").unwrap();
+    write_secret(&bot.directory.path().join("p"), "secret");
     bot.config.password_file = Some(bot.directory.path().join("p"));
     let error = bot.try_connect().await.unwrap_err().to_string();
     assert!(error.contains("http://127.0.0.1:9") && error.contains("check"), "{error}");

@@ -3,7 +3,7 @@
 use super::access::{Access, RoomEntry, room_entries};
 use super::files::{Beginning, Files, StoreSecret};
 use super::position;
-use crate::config::MatrixConfig;
+use crate::config::{self, MatrixConfig, SecretError};
 use crate::store::{Store, StoreError};
 use matrix_sdk::config::RequestConfig;
 use matrix_sdk::cross_process_lock::CrossProcessLockConfig;
@@ -41,8 +41,8 @@ pub enum ConnectError {
         user: String,
     },
     /// A secret cannot be read.
-    #[error("{0}")]
-    Secret(String),
+    #[error("a secret of [matrix] cannot be read: {0}")]
+    Secret(#[from] SecretError),
     /// The homeserver refused the password.
     #[error(
         "{homeserver} refuses the password of {user}: correct the secret that {secret} names, \
@@ -242,12 +242,11 @@ pub async fn connect(config: &MatrixConfig, store: &Store) -> Result<Connected, 
 }
 
 async fn build(config: &MatrixConfig, files: &Files) -> Result<Client, ConnectError> {
-    let secret = match read_secret(
-        "the passphrase of the crypto store",
+    let secret = match config::secret(
         config.store_passphrase_env.as_deref(),
         config.store_passphrase_file.as_deref(),
     )? {
-        Some((passphrase, _)) => StoreSecret::Passphrase(passphrase),
+        Some(passphrase) => StoreSecret::Passphrase(passphrase),
         None => StoreSecret::Key(files.store_key()?),
     };
     let stores = SqliteStoreConfig::with_low_memory_config(files.store());
@@ -273,11 +272,13 @@ async fn build(config: &MatrixConfig, files: &Files) -> Result<Client, ConnectEr
                 sender_device_trust_requirement: TrustRequirement::CrossSigned,
             });
     }
-    builder.build().await.map_err(|error| match &error {
-        matrix_sdk::ClientBuildError::Url(_) => {
-            ConnectError::Config(format!("homeserver {:?} is no URL: {error}", config.homeserver))
+    builder.build().await.map_err(|error| {
+        if matches!(error, matrix_sdk::ClientBuildError::Url(_)) {
+            let homeserver = &config.homeserver;
+            ConnectError::Config(format!("homeserver {homeserver:?} is no URL: {error}"))
+        } else {
+            store_unusable(files, &error)
         }
-        _ => store_unusable(files, &error),
     })
 }
 
@@ -305,7 +306,10 @@ async fn set_sync_token(client: &Client, store: &Store, user: &str) -> Result<()
         }
         None => state.remove_kv_data(StateStoreDataKey::SyncToken).await,
     };
-    done.map_err(|error| ConnectError::Secret(format!("the SDK's store failed: {error}")))
+    done.map_err(|error| ConnectError::StoreUnusable {
+        directory: store.data_dir().join("matrix"),
+        reason: error.to_string(),
+    })
 }
 
 async fn login(
@@ -389,38 +393,15 @@ async fn resolve(
 
 /// The password, and where it came from.
 fn password(config: &MatrixConfig) -> Result<(SecretString, String), ConnectError> {
-    read_secret("the password", config.password_env.as_deref(), config.password_file.as_deref())?
-        .ok_or_else(|| ConnectError::NoPassword { user: config.user_id.clone() })
-}
-
-/// A secret from a variable or a file, and where it came from.
-fn read_secret(
-    what: &str,
-    variable: Option<&str>,
-    file: Option<&std::path::Path>,
-) -> Result<Option<(SecretString, String)>, ConnectError> {
-    let (value, source) = match (variable, file) {
-        (Some(variable), _) => {
-            let value = std::env::var(variable).map_err(|error| {
-                ConnectError::Secret(format!("{what} cannot be read from ${variable}: {error}"))
-            })?;
-            (value, format!("${variable}"))
+    let (variable, file) = (config.password_env.as_deref(), config.password_file.as_deref());
+    let password = config::secret(variable, file)?
+        .ok_or_else(|| ConnectError::NoPassword { user: config.user_id.clone() })?;
+    let source = match (variable, file) {
+        (Some(variable), _) => format!("password_env ({variable})"),
+        (None, file) => {
+            let path = file.map(|file| file.display().to_string()).unwrap_or_default();
+            format!("password_file ({path})")
         }
-        (None, Some(file)) => {
-            let value = std::fs::read_to_string(file).map_err(|error| {
-                ConnectError::Secret(format!(
-                    "{what} cannot be read from {}: {error}",
-                    file.display()
-                ))
-            })?;
-            (value, file.display().to_string())
-        }
-        (None, None) => return Ok(None),
     };
-    let value = value.trim_end_matches(['\r', '\n']);
-    if value.is_empty() {
-        return Err(ConnectError::Secret(format!("{what} in {source} is empty")));
-    }
-    crate::redact::remember(value);
-    Ok(Some((SecretString::from(value), source)))
+    Ok((password, source))
 }

@@ -276,7 +276,8 @@ fn after_key(events: &[Event], key: Option<&MessageKey>) -> Option<Vec<Event>> {
 
 /// Whether a room is marked as direct, or has at most one person beside the bot in it.
 async fn is_direct(room: &Room) -> bool {
-    room.active_members_count() <= 2 || room.is_direct().await.unwrap_or(false)
+    // None at all: the server has not told yet.
+    (1..=2).contains(&room.active_members_count()) || room.is_direct().await.unwrap_or(false)
 }
 
 #[cfg(test)]

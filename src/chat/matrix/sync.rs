@@ -152,6 +152,9 @@ impl MatrixTransport {
                 }
             }
         };
+        if batch.rooms.iter().any(|room| !room.events.is_empty()) {
+            failpoint("heard");
+        }
         loop {
             match self.write(Arc::clone(&batch)).await {
                 Ok(()) => return Ok(()),
