@@ -13,7 +13,7 @@ mod validate;
 pub use diagnose::{EXAMPLE, full_example};
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{find, load, user_dir};
-pub use secret::{SecretError, check_secrets, secret};
+pub use secret::{SecretError, check_secrets, project_error, secret};
 pub use validate::warnings;
 
 use crate::model::agent::Role;
@@ -358,6 +358,31 @@ pub struct ProjectConfig {
     /// Agents that run at the same time in this project; none: the overall limit.
     #[serde(default)]
     pub max_agents: Option<usize>,
+}
+
+impl ProjectConfig {
+    /// A project in a directory, named after it, with the defaults.
+    pub fn of_directory(path: PathBuf) -> Self {
+        let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase());
+        let name: String = name
+            .unwrap_or_default()
+            .chars()
+            .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
+            .skip_while(|letter| !letter.is_ascii_alphabetic())
+            .take(39)
+            .collect();
+        Self {
+            name: ProjectName(if name.is_empty() { "project".to_owned() } else { name }),
+            path,
+            base: default_base(),
+            gates: vec![],
+            setup: vec![],
+            room: None,
+            qa: QaMode::default(),
+            push: false,
+            max_agents: None,
+        }
+    }
 }
 
 /// How an agent is run.

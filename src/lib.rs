@@ -5,13 +5,16 @@
 //! row in a log, and a hint that it is there.
 
 // row 1: builds everything, joins tasks, shuts down in order
+pub mod app;
 // row 2: hears and answers
+pub mod cli;
 pub mod dispatcher;
 // row 3: what people and models can ask for
 pub mod commands;
 pub mod coordinator;
 pub mod tools;
 // row 4: the handles that row 3 acts through
+pub mod doctor;
 pub mod services;
 // row 5: the only writer of an item's stage
 pub mod work;

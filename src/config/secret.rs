@@ -58,6 +58,17 @@ fn read_file(path: &Path) -> Result<String, SecretError> {
     std::fs::read_to_string(path).map_err(unreadable)
 }
 
+/// An error about one of the projects, at its place in the file.
+///
+/// `text` is a sentence with its remedy behind a colon.
+pub fn project_error(config: &Config, position: usize, key: &str, text: &str) -> ConfigError {
+    let source = Source::read(&config.file)
+        .unwrap_or_else(|_| Source { path: config.file.clone(), text: String::new() });
+    let place = [Step::from("projects"), Step::from(position), Step::from(key)];
+    let (reason, remedy) = text.rsplit_once(": ").unwrap_or((text, "put it right"));
+    source.error(&place, reason, remedy)
+}
+
 /// Tries every secret that the configuration names.
 pub fn check_secrets(config: &Config) -> Vec<ConfigError> {
     let Ok(source) = Source::read(&config.file) else { return vec![] };

@@ -136,6 +136,12 @@ fn check_matrix(check: &mut Check<'_>, matrix: &MatrixConfig) {
 }
 
 fn check_llm(check: &mut Check<'_>, llm: &LlmConfig) {
+    check.require(
+        llm.provider != Provider::ClaudeCode,
+        at!["llm", "provider"],
+        "the coordinator cannot run on claude-code in this version",
+        "write anthropic, openai, gemini or ollama; agents may run on claude-code",
+    );
     let wants_model = match llm.provider {
         Provider::Anthropic | Provider::Openai | Provider::Gemini | Provider::Ollama => true,
         Provider::ClaudeCode | Provider::Replay => false,

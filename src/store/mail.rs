@@ -448,9 +448,10 @@ pub fn running_turn(conn: &Connection, agent: &AgentName) -> Result<Option<TurnI
 /// The mail that a message in a room carries, if it carries one: a reply to that message is a
 /// reply to the mail.
 pub fn of_message(conn: &Connection, message: &MessageKey) -> Result<Option<MailId>, StoreError> {
-    let mut statement = conn
-        .prepare_cached("SELECT dedup FROM outbox WHERE sent_key = ?1 AND dedup LIKE 'mail:%'")?;
-    let dedup: Option<String> = statement.query_row([message], |row| row.get(0)).optional()?;
+    let Some(row) = outbox::row_of_key(conn, message)? else { return Ok(None) };
+    let mut statement =
+        conn.prepare_cached("SELECT dedup FROM outbox WHERE id = ?1 AND dedup LIKE 'mail:%'")?;
+    let dedup: Option<String> = statement.query_row([row], |row| row.get(0)).optional()?;
     Ok(dedup.and_then(|dedup| dedup.strip_prefix("mail:")?.parse().ok()).map(MailId))
 }
 

@@ -14,6 +14,7 @@
 //! costs a tick, never work.
 
 pub mod agents;
+pub mod calls;
 pub mod conversation;
 pub mod costs;
 pub mod decisions;
@@ -35,7 +36,7 @@ pub mod timers;
 pub mod types;
 
 pub use lock::{LockError, Owner, start_time};
-pub use open::OpenError;
+pub use open::{Inspection, OpenError, inspect, read_beside};
 
 use crate::clock::Clock;
 use rusqlite::Connection;

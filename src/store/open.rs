@@ -1,5 +1,6 @@
 //! Opening and migrating the database file.
 
+use super::StoreError;
 use super::lock::{self, DataLock, LockError};
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::{M, Migrations};
@@ -97,6 +98,39 @@ pub fn reader(data_dir: &Path) -> rusqlite::Result<Connection> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(128);
     Ok(conn)
+}
+
+/// What a look at the database from beside finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Its schema version.
+    pub version: i64,
+    /// The newest that this program knows.
+    pub known: i64,
+    /// What SQLite's own check says: `ok`, or the first damage.
+    pub check: String,
+}
+
+/// Looks at the database without taking the lock or changing anything; `None`: there is none.
+pub fn inspect(data_dir: &Path) -> Result<Option<Inspection>, StoreError> {
+    if !database_path(data_dir).exists() {
+        return Ok(None);
+    }
+    let conn = reader(data_dir)?;
+    let version = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let check = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    Ok(Some(Inspection { version, known: ALL.len() as i64, check }))
+}
+
+/// Reads beside whoever owns the database; `None`: there is none yet.
+pub fn read_beside<T>(
+    data_dir: &Path,
+    work: impl FnOnce(&Connection) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    if !database_path(data_dir).exists() {
+        return Ok(None);
+    }
+    work(&reader(data_dir)?).map(Some)
 }
 
 fn make_directory(path: &Path) -> std::io::Result<()> {

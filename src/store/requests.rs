@@ -5,7 +5,7 @@
 //! restart. Only one answer counts, and none after the deadline.
 
 use super::types::Json;
-use super::{StoreError, Tx};
+use super::{StoreError, Tx, outbox};
 use crate::clock::from_millis;
 use crate::model::ids::{
     AgentSessionId, ItemId, MessageKey, OutboxId, PersonId, RequestId, SessionKey,
@@ -194,10 +194,7 @@ pub fn find_by_message(
     conn: &Connection,
     message: &MessageKey,
 ) -> Result<Option<Request>, StoreError> {
-    let outbox: Option<OutboxId> = conn
-        .prepare_cached("SELECT id FROM outbox WHERE sent_key = ?1")?
-        .query_row([message], |row| row.get(0))
-        .optional()?;
+    let outbox = outbox::row_of_key(conn, message)?;
     let Some(outbox) = outbox else { return Ok(None) };
     let mut statement = conn.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM requests WHERE outbox = ?1 ORDER BY id DESC LIMIT 1"

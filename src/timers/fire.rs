@@ -10,7 +10,7 @@ use chrono_tz::Tz;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// A timer that fires later than this says so.
+/// A timer that fires later than this says so, also while the service runs.
 const LATE: TimeDelta = TimeDelta::minutes(1);
 /// The longest sleep: the system's clock may be set, or the machine may have slept.
 const TICK: Duration = Duration::from_secs(30);
@@ -34,8 +34,9 @@ impl TimerService {
     /// Fires what is due until `cancel`. What became due while nothing ran comes first, late.
     pub async fn run(self, cancel: CancellationToken) {
         let mut changes = self.store.changes("timers");
+        let began = self.store.clock().now();
         loop {
-            let rest = match self.store.write(fire_due).await {
+            let rest = match self.store.write(move |tx| fire_due(tx, began)).await {
                 // More than one batch may have been due.
                 Ok(fired) if fired == BATCH => continue,
                 Ok(_) => self.time_to_next().await,
@@ -69,15 +70,17 @@ impl TimerService {
 }
 
 /// Fires every timer that is due, at most a batch; says how many.
-pub fn fire_due(tx: &Tx<'_>) -> Result<usize, StoreError> {
+///
+/// What was due before the service `began` was missed by downtime and is marked late.
+pub fn fire_due(tx: &Tx<'_>, began: DateTime<Utc>) -> Result<usize, StoreError> {
     let due = rows::due(tx, tx.now(), BATCH)?;
     for timer in &due {
-        fire(tx, timer)?;
+        fire(tx, timer, began)?;
     }
     Ok(due.len())
 }
 
-fn fire(tx: &Tx<'_>, timer: &Timer) -> Result<(), StoreError> {
+fn fire(tx: &Tx<'_>, timer: &Timer, began: DateTime<Utc>) -> Result<(), StoreError> {
     let now = crate::clock::from_millis(tx.now());
     let zone = parse_zone(&timer.set.zone).unwrap_or(Tz::UTC);
     let next = timer.set.cron.as_deref().and_then(|cron| match next_of(cron, now, zone) {
@@ -87,7 +90,8 @@ fn fire(tx: &Tx<'_>, timer: &Timer) -> Result<(), StoreError> {
             None
         }
     });
-    let late = (now - timer.set.due_at > LATE).then(|| absolute(timer.set.due_at, zone));
+    let missed = timer.set.due_at < began || now - timer.set.due_at > LATE;
+    let late = missed.then(|| absolute(timer.set.due_at, zone));
     effect(tx, timer, late.as_deref())?;
     rows::fired(tx, timer.id, next)
 }

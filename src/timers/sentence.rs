@@ -70,6 +70,9 @@ pub fn parse_remind(text: &str, now: DateTime<Utc>, zone: Tz) -> Result<Remind, 
             Ok(Some(when)) => {
                 let text = spans.get(end).map_or("", |(start, _)| &rest[*start..]);
                 let text = strip_to(text);
+                if next_word(text).0 == "ago" {
+                    return Err(WhenError::Past(format!("{} ago", lower[..end].join(" "))).into());
+                }
                 if !text.is_empty() {
                     return Ok(Remind { whom, when, text: text.to_owned() });
                 }
@@ -179,6 +182,7 @@ mod tests {
             ("remind me today at 9:00 to check", "in the past"),
             ("remind me 2020-01-01 09:00 to check", "in the past"),
             ("remind me in 99 months to check", "five years"),
+            ("remind me in 1 second ago to travel", "in the past"),
             ("remind me every 7 minutes to check", "divisor of 60"),
         ] {
             let error = read(text).unwrap_err();

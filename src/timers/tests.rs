@@ -38,7 +38,7 @@ impl Desk {
     }
 
     fn fire(&self) -> usize {
-        self.store.write_blocking(fire_due).unwrap()
+        self.store.write_blocking(|tx| fire_due(tx, DateTime::UNIX_EPOCH)).unwrap()
     }
 
     fn column(&self, sql: &'static str) -> Vec<String> {

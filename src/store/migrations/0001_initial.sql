@@ -413,3 +413,11 @@ CREATE TABLE people (
     person TEXT PRIMARY KEY,
     zone   TEXT
 ) STRICT, WITHOUT ROWID;
+
+-- Answers to calls of the command line that changed something, by the caller's own key: a caller
+-- who lost the connection asks again with the same key and nothing happens twice.
+CREATE TABLE cli_calls (
+    key    TEXT PRIMARY KEY,
+    answer TEXT NOT NULL,                 -- JSON
+    at     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
