@@ -1,0 +1,161 @@
+//! What the command line asks for: typed, and the same over the socket and in one process.
+
+use super::failure::Failure;
+use crate::mail::{NewMail, Reply};
+use crate::model::ids::{AgentName, ItemId, MailId, ProjectName};
+use crate::model::item::Kind;
+use crate::store::mail::Filter;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A call, as one line of JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// Names the call, so that repeating it after a lost answer has no second effect.
+    pub key: Option<String>,
+    /// What is asked for.
+    pub call: Call,
+}
+
+/// The answer, as one line of JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// The result, as `--json` prints it.
+    Ok(Value),
+    /// Why there is none.
+    Error(Failure),
+}
+
+impl Response {
+    /// As a result.
+    pub fn into_result(self) -> Result<Value, Failure> {
+        match self {
+            Response::Ok(value) => Ok(value),
+            Response::Error(failure) => Err(failure),
+        }
+    }
+}
+
+impl From<Result<Value, Failure>> for Response {
+    fn from(result: Result<Value, Failure>) -> Self {
+        match result {
+            Ok(value) => Response::Ok(value),
+            Err(failure) => Response::Error(failure),
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "snake_case")]
+pub enum Call {
+    /// `mail send`
+    MailSend {
+        /// The message; an empty sender is the first administrator.
+        mail: NewMail,
+    },
+    /// `mail check`: reads; [`Call::MailRead`] follows when it was printed.
+    MailCheck {
+        /// Whose.
+        agent: String,
+    },
+    /// What `mail check` printed, and its reader has now seen.
+    MailSeen {
+        /// Which.
+        ids: Vec<MailId>,
+    },
+    /// `mail reply`
+    MailReply {
+        /// The answer; an empty sender is the first administrator.
+        reply: Reply,
+    },
+    /// `mail list`
+    MailList {
+        /// Which.
+        filter: Filter,
+    },
+    /// `mail read`
+    MailRead {
+        /// Which.
+        id: MailId,
+        /// Who reads; marks it read when it is theirs.
+        reader: Option<String>,
+    },
+    /// `mail purge`
+    MailPurge {
+        /// Older than so many days.
+        days: u32,
+    },
+    /// `report-done`
+    ReportDone {
+        /// The report, as the mail that carries it.
+        mail: NewMail,
+    },
+    /// `status [N]`
+    Status {
+        /// Only this one.
+        item: Option<ItemId>,
+        /// Only those of this project.
+        project: Option<ProjectName>,
+    },
+    /// `items show N`
+    ItemShow {
+        /// Which.
+        item: ItemId,
+    },
+    /// `items create`
+    ItemCreate {
+        /// One line.
+        name: String,
+        /// Where; `None`: the only project.
+        project: Option<ProjectName>,
+        /// What sort.
+        kind: Kind,
+        /// Markdown.
+        body: String,
+        /// What must be finished first.
+        depends_on: Vec<ItemId>,
+        /// Who files it: an agent; `None` is the person at the terminal.
+        agent: Option<AgentName>,
+    },
+    /// `items start N`
+    ItemStart {
+        /// Which.
+        item: ItemId,
+        /// Who works on it.
+        agent: Option<AgentName>,
+    },
+    /// `agents`
+    Agents,
+    /// `logs N`
+    Logs {
+        /// The item.
+        item: ItemId,
+        /// How many.
+        count: usize,
+    },
+    /// `cost`
+    Cost {
+        /// Over how many days.
+        days: u32,
+    },
+    /// `export`
+    Export,
+    /// `mcp`: the tools of an agent. Only a server answers.
+    Tools {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// `mcp`: one call of a tool. Only a server answers.
+    Tool {
+        /// The agent.
+        agent: AgentName,
+        /// Names the call.
+        id: String,
+        /// The tool.
+        name: String,
+        /// Its arguments.
+        arguments: Value,
+    },
+}

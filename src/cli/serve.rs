@@ -1,0 +1,412 @@
+//! Carries out calls of the command line: the same function beside the server and inside it.
+
+use super::failure::{Code, Failure};
+use super::request::{Call, Request, Response};
+use crate::config::Config;
+use crate::mail::{self, Directory, MailError, NewMail, Reply};
+use crate::model::ids::{AgentName, ItemId, MailId, ProjectName};
+use crate::model::item::{Kind, Origin, OriginKind};
+use crate::store::mail as rows;
+use crate::store::{Store, StoreError, Tx, agents, calls, costs};
+use crate::timers;
+use crate::work;
+use chrono::TimeDelta;
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Who sends when nobody is named and nobody is configured: the person at the terminal.
+const TERMINAL: &str = "@console:local";
+/// Most messages that one `mail check` prints.
+const CHECK_MAX: usize = 50;
+/// Most bytes that one `mail check` gives to a turn.
+const CHECK_BYTES: usize = 200 * 1024;
+/// Most messages in an export.
+const EXPORT_MAX: u32 = 100_000;
+
+/// What calls are carried out on.
+#[derive(Clone)]
+pub struct Ctx {
+    /// The database.
+    pub store: Store,
+    /// The configuration.
+    pub config: Arc<Config>,
+    directory: Directory,
+}
+
+impl Ctx {
+    /// Reads the addresses out of the configuration.
+    pub fn new(store: Store, config: Arc<Config>) -> Self {
+        let directory = Directory::new(&config);
+        Self { store, config, directory }
+    }
+
+    /// The person at the terminal: the first administrator.
+    fn person(&self) -> String {
+        let admins = self.config.matrix.as_ref().map(|matrix| matrix.admin_users.as_slice());
+        let first = admins.and_then(<[_]>::first);
+        first.map_or_else(|| TERMINAL.to_owned(), ToString::to_string)
+    }
+
+    fn read(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<Value, Failure>,
+    ) -> Result<Value, Failure> {
+        self.store.read_blocking(work)
+    }
+
+    /// Runs `work` in a transaction, once for each `key`.
+    fn write(
+        &self,
+        key: Option<String>,
+        work: impl FnOnce(&Tx<'_>) -> Result<Value, Failure> + Send + 'static,
+    ) -> Result<Value, Failure> {
+        self.store.write_blocking(move |tx| {
+            let Some(key) = key else { return work(tx) };
+            if let Some(done) = calls::find(tx, &key)? {
+                return Ok(done);
+            }
+            let answer = work(tx)?;
+            calls::remember(tx, &key, &answer)?;
+            Ok(answer)
+        })
+    }
+}
+
+/// Carries out one call. Blocks on the database.
+pub fn handle(ctx: &Ctx, request: Request) -> Response {
+    let key = request.key;
+    let outcome = match request.call {
+        Call::MailSend { mail } => send(ctx, key, mail),
+        Call::MailCheck { agent } => check(ctx, key, agent),
+        Call::MailSeen { ids } => seen(ctx, ids),
+        Call::MailReply { reply } => answer(ctx, key, reply),
+        Call::MailList { filter } => ctx.read(|conn| {
+            let messages = rows::list(conn, &filter)?;
+            Ok(json!({ "messages": messages }))
+        }),
+        Call::MailRead { id, reader } => read_one(ctx, id, reader),
+        Call::MailPurge { days } => ctx.write(key, move |tx| {
+            let before = tx.now() - TimeDelta::days(i64::from(days)).num_milliseconds();
+            Ok(json!({ "purged": rows::purge(tx, before)? }))
+        }),
+        Call::ReportDone { mail } => report_done(ctx, key, mail),
+        Call::Status { item, project } => status(ctx, item, project),
+        Call::ItemShow { item } => show(ctx, item),
+        Call::ItemCreate { name, project, kind, body, depends_on, agent } => {
+            let new = NewItem { name, project, kind, body, depends_on, agent };
+            create(ctx, key, new)
+        }
+        Call::ItemStart { item, agent } => start(ctx, key, item, agent),
+        Call::Agents => list_agents(ctx),
+        Call::Logs { item, count } => logs(ctx, item, count),
+        Call::Cost { days } => cost(ctx, days),
+        Call::Export => export(ctx),
+        Call::Tools { .. } | Call::Tool { .. } => Err(Failure::new(
+            Code::Failed,
+            "no server runs, so there is nobody to carry out tools; start one with `musher run`",
+        )),
+    };
+    outcome.into()
+}
+
+fn sent(ids: &[MailId]) -> Value {
+    json!({ "id": ids.first(), "ids": ids })
+}
+
+fn send(ctx: &Ctx, key: Option<String>, mut mail: NewMail) -> Result<Value, Failure> {
+    if mail.from.trim().is_empty() {
+        mail.from = ctx.person();
+    }
+    let directory = ctx.directory.clone();
+    ctx.write(key, move |tx| Ok(sent(&mail::send_reporting(tx, &directory, mail, None)?)))
+}
+
+fn answer(ctx: &Ctx, key: Option<String>, mut reply: Reply) -> Result<Value, Failure> {
+    if reply.from.trim().is_empty() {
+        reply.from = ctx.person();
+    }
+    let directory = ctx.directory.clone();
+    ctx.write(key, move |tx| Ok(sent(&mail::reply(tx, &directory, reply)?)))
+}
+
+/// Inside an agent's turn the mail is claimed by that turn, which acknowledges it at its end;
+/// outside it is only read, and marked when it was printed.
+fn check(ctx: &Ctx, key: Option<String>, agent: String) -> Result<Value, Failure> {
+    ctx.write(key, move |tx| {
+        let turn = rows::running_turn(tx, &AgentName::from(agent.as_str()))?;
+        let claimed = match turn {
+            Some(turn) => rows::claim(tx, &agent, turn, CHECK_BYTES)?,
+            None => rows::check(tx, &agent, tx.now(), CHECK_MAX)?,
+        };
+        Ok(json!({
+            "messages": claimed.mails, "more": claimed.more, "claimed": turn.is_some(),
+        }))
+    })
+}
+
+fn seen(ctx: &Ctx, ids: Vec<MailId>) -> Result<Value, Failure> {
+    ctx.write(None, move |tx| {
+        for id in &ids {
+            rows::mark_read(tx, *id)?;
+        }
+        Ok(json!({ "seen": ids }))
+    })
+}
+
+fn read_one(ctx: &Ctx, id: MailId, reader: Option<String>) -> Result<Value, Failure> {
+    ctx.write(None, move |tx| {
+        let mail = rows::find(tx, id)?.ok_or(MailError::NotFound(id))?;
+        if reader.is_some_and(|reader| reader == mail.to) {
+            rows::mark_read(tx, id)?;
+        }
+        let thread = rows::thread(tx, mail.thread_id)?;
+        let others: Vec<MailId> =
+            thread.iter().map(|other| other.id).filter(|other| *other != id).collect();
+        let mail = rows::find(tx, id)?.ok_or(MailError::NotFound(id))?;
+        let mut value = to_json(&mail)?;
+        value["thread"] = json!(others);
+        Ok(value)
+    })
+}
+
+fn report_done(ctx: &Ctx, key: Option<String>, mail: NewMail) -> Result<Value, Failure> {
+    let Some(role) = ctx.directory.role_of(&mail.from) else {
+        return Err(Failure::new(
+            Code::NotFound,
+            format!("`{}` is no configured agent, and only an agent reports", mail.from),
+        )
+        .hint("name the agent with --agent, or send mail with `musher mail send`"));
+    };
+    if !mail::terminal_types(role).contains(&mail.kind) {
+        let known: Vec<&str> =
+            mail::terminal_types(role).iter().map(|kind| kind.as_str()).collect();
+        return Err(Failure::new(
+            Code::Usage,
+            format!(
+                "`{}` is not how a {} reports; it is one of {}",
+                mail.kind.as_str(),
+                role.as_str(),
+                known.join(", ")
+            ),
+        ));
+    }
+    send(ctx, key, mail)
+}
+
+fn status(ctx: &Ctx, item: Option<ItemId>, project: Option<ProjectName>) -> Result<Value, Failure> {
+    ctx.read(|conn| {
+        if let Some(item) = item {
+            work::find(conn, item)?;
+        }
+        let mut board = work::board_json(conn)?;
+        let Some(projects) = board["projects"].as_array_mut() else { return Ok(board) };
+        if let Some(project) = project {
+            projects.retain(|entry| entry["name"] == project.as_str());
+            if projects.is_empty() {
+                return Err(Failure::new(Code::NotFound, format!("there is no project {project}"))
+                    .hint("`musher status` shows them all"));
+            }
+        }
+        if let Some(item) = item {
+            for entry in projects.iter_mut() {
+                if let Some(items) = entry["items"].as_array_mut() {
+                    items.retain(|shown| shown["id"] == item.0);
+                }
+            }
+            projects.retain(|entry| entry["items"].as_array().is_some_and(|all| !all.is_empty()));
+        }
+        Ok(board)
+    })
+}
+
+fn show(ctx: &Ctx, item: ItemId) -> Result<Value, Failure> {
+    ctx.read(|conn| {
+        let found = work::find(conn, item)?;
+        let mut value = to_json(&found)?;
+        value["explanation"] = json!(work::explain(conn, item)?);
+        Ok(value)
+    })
+}
+
+struct NewItem {
+    name: String,
+    project: Option<ProjectName>,
+    kind: Kind,
+    body: String,
+    depends_on: Vec<ItemId>,
+    agent: Option<AgentName>,
+}
+
+fn create(ctx: &Ctx, key: Option<String>, new: NewItem) -> Result<Value, Failure> {
+    let person = ctx.person();
+    let only = match ctx.config.projects.as_slice() {
+        [only] => Some(only.name.clone()),
+        _ => None,
+    };
+    let project = new.project.or(only).ok_or_else(|| {
+        Failure::new(Code::Usage, "say which project: `--project NAME`")
+            .hint("`musher status` shows the projects")
+    })?;
+    ctx.write(key, move |tx| {
+        let origin = origin(tx, new.agent.as_ref(), &person);
+        let item = work::create(
+            tx,
+            work::NewItem {
+                project,
+                kind: new.kind,
+                name: new.name,
+                body: new.body,
+                depends_on: new.depends_on,
+                epic: None,
+                agent: None,
+                qa: None,
+                origin,
+                room: None,
+            },
+        )?;
+        to_json(&item)
+    })
+}
+
+fn start(
+    ctx: &Ctx,
+    key: Option<String>,
+    item: ItemId,
+    agent: Option<AgentName>,
+) -> Result<Value, Failure> {
+    if let Some(agent) = &agent
+        && ctx.directory.role_of(agent.as_str()).is_none()
+    {
+        return Err(Failure::new(Code::NotFound, format!("there is no agent {agent}"))
+            .hint("`musher agents` lists them"));
+    }
+    let person = ctx.person();
+    ctx.write(key, move |tx| {
+        let origin = origin(tx, None, &person);
+        to_json(&work::start(tx, item, agent.as_ref(), &origin)?)
+    })
+}
+
+fn origin(tx: &Tx<'_>, agent: Option<&AgentName>, person: &str) -> Origin {
+    let at = crate::clock::from_millis(tx.now());
+    match agent {
+        Some(agent) => Origin { kind: OriginKind::Agent, id: agent.0.clone(), at },
+        None => Origin { kind: OriginKind::User, id: person.to_owned(), at },
+    }
+}
+
+fn list_agents(ctx: &Ctx) -> Result<Value, Failure> {
+    ctx.read(|conn| {
+        let mut all = vec![];
+        for agent in &ctx.config.agents {
+            let sessions = agents::live_sessions_of_agent(conn, &agent.name)?;
+            let work: Vec<Value> = sessions
+                .iter()
+                .map(|session| {
+                    json!({
+                        "item": session.item,
+                        "state": session.state.as_str(),
+                        "last_activity": session.last_activity,
+                    })
+                })
+                .collect();
+            let waiting = rows::check(conn, agent.name.as_str(), ctx.store.clock().millis(), 0)?;
+            all.push(json!({
+                "name": agent.name,
+                "role": agent.role,
+                "runtime": agent.runtime,
+                "sessions": work,
+                "unread_mail": waiting.more,
+            }));
+        }
+        Ok(json!({ "agents": all }))
+    })
+}
+
+fn logs(ctx: &Ctx, item: ItemId, count: usize) -> Result<Value, Failure> {
+    ctx.read(|conn| {
+        work::find(conn, item)?;
+        let events = agents::turn_events(conn, item, count)?;
+        let events: Vec<Value> = events
+            .into_iter()
+            .map(|event| {
+                json!({
+                    "turn": event.turn,
+                    "kind": event.kind,
+                    "text": event.text,
+                    "at": event.at,
+                })
+            })
+            .collect();
+        Ok(json!({ "item": item, "events": events }))
+    })
+}
+
+fn cost(ctx: &Ctx, days: u32) -> Result<Value, Failure> {
+    ctx.read(|conn| {
+        let from = ctx.store.clock().now() - TimeDelta::days(i64::from(days));
+        let grouped = |by| -> Result<Vec<Value>, StoreError> {
+            let rows = costs::grouped_since(conn, from, by)?;
+            let line = |(name, spent): (String, costs::Spent)| {
+                let mut value = spent_json(&spent);
+                value["name"] = json!(name);
+                value
+            };
+            Ok(rows.into_iter().map(line).collect())
+        };
+        Ok(json!({
+            "days": days,
+            "total": spent_json(&costs::since(conn, from)?),
+            "items": grouped(costs::By::Item)?,
+            "agents": grouped(costs::By::Name)?,
+            "projects": grouped(costs::By::Project)?,
+            "models": grouped(costs::By::Model)?,
+        }))
+    })
+}
+
+fn spent_json(spent: &costs::Spent) -> Value {
+    json!({ "usd": spent.microusd as f64 / 1e6, "tokens": spent.tokens() })
+}
+
+fn export(ctx: &Ctx) -> Result<Value, Failure> {
+    ctx.read(|conn| {
+        let mut board = work::board_json(conn)?;
+        let mut history = vec![];
+        let ids: Vec<i64> = board["projects"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|project| project["items"].as_array().into_iter().flatten())
+            .filter_map(|item| item["id"].as_i64())
+            .collect();
+        for id in ids {
+            let transitions = crate::store::log::transitions_of(conn, ItemId(id))?;
+            let item = work::find(conn, ItemId(id))?;
+            history.push(json!({ "item": item, "transitions": transitions }));
+        }
+        let filter = rows::Filter { limit: Some(EXPORT_MAX), ..rows::Filter::default() };
+        board["items"] = json!(history);
+        board["mail"] = to_json(&rows::list(conn, &filter)?)?;
+        board["timers"] = timers::list(conn)?
+            .iter()
+            .map(|timer| {
+                json!({
+                    "id": timer.id,
+                    "kind": timer.set.kind,
+                    "due_at": timer.set.due_at,
+                    "cron": timer.set.cron,
+                    "person": timer.set.person,
+                    "item": timer.set.item,
+                    "text": timer.set.text,
+                })
+            })
+            .collect();
+        Ok(board)
+    })
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(value).map_err(|error| Failure::new(Code::Failed, error.to_string()))
+}
