@@ -3,6 +3,7 @@
 use crate::model::chat::QueueMode;
 use crate::model::ids::{AgentName, ItemId, ProjectName, TimerId};
 use crate::model::item::Kind;
+use crate::model::stage::MoveTo;
 
 /// A parsed and validated chat command. Handlers never look at message text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub enum Command {
         /// The item.
         item: ItemId,
         /// Where to.
-        to: MoveTo,
+        to: MoveTarget,
     },
     /// `depends N on M…`
     Depends {
@@ -191,47 +192,29 @@ pub enum CostOf {
     Item(ItemId),
 }
 
-/// Where a person can put an item by hand.
+/// Where `move` puts an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MoveTo {
-    /// Noted for later.
-    Upcoming,
-    /// Ready to be started.
-    Backlog,
-    /// To a coder.
-    Coding,
-    /// To QA.
-    Qa,
-    /// To the merge queue.
-    Merge,
-    /// Put away.
+pub enum MoveTarget {
+    /// Into a stage of the pipeline.
+    Stage(MoveTo),
+    /// Away, as put away by hand.
     Archived,
-    /// Given up.
+    /// Away, as given up.
     Abandoned,
 }
 
-impl MoveTo {
-    /// Every target, in board order.
-    pub const ALL: [MoveTo; 7] = [
-        MoveTo::Upcoming,
-        MoveTo::Backlog,
-        MoveTo::Coding,
-        MoveTo::Qa,
-        MoveTo::Merge,
-        MoveTo::Archived,
-        MoveTo::Abandoned,
-    ];
+impl MoveTarget {
+    /// The names as typed, in board order.
+    pub const NAMES: &'static str =
+        "upcoming, backlog, coding, qa, review_hold, merge, archived, abandoned";
 
-    /// The name as typed.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            MoveTo::Upcoming => "upcoming",
-            MoveTo::Backlog => "backlog",
-            MoveTo::Coding => "coding",
-            MoveTo::Qa => "qa",
-            MoveTo::Merge => "merge",
-            MoveTo::Archived => "archived",
-            MoveTo::Abandoned => "abandoned",
+    /// Reads a target as typed.
+    pub fn parse(text: &str) -> Option<MoveTarget> {
+        match text {
+            "archived" => Some(MoveTarget::Archived),
+            "abandoned" => Some(MoveTarget::Abandoned),
+            "review" => Some(MoveTarget::Stage(MoveTo::ReviewHold)),
+            stage => MoveTo::parse(stage).map(MoveTarget::Stage),
         }
     }
 }
@@ -264,6 +247,18 @@ pub enum Lane {
 }
 
 impl Command {
+    /// The item after whose change its agents may have to be ended.
+    pub fn ends_agents_of(&self) -> Option<ItemId> {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "only these take an item off its agent")]
+        match self {
+            Command::Move { item, .. }
+            | Command::Freeze(item)
+            | Command::Block { item, .. }
+            | Command::Reject { item, .. } => Some(*item),
+            _ => None,
+        }
+    }
+
     /// Whether only an administrator may.
     pub fn is_administrative(&self) -> bool {
         match self {
@@ -316,21 +311,16 @@ impl Command {
             Command::Stop(StopOf::Session) | Command::Retry | Command::Reset => Lane::Session,
             Command::Stop(StopOf::Item(_) | StopOf::All)
             | Command::Status(StatusOf::Item(_))
-            | Command::Agents
             | Command::Diff(_)
             | Command::Doctor
-            | Command::Move { .. }
-            | Command::Freeze(_)
-            | Command::Block { .. }
-            | Command::Reject { .. }
             | Command::Delete { .. }
-            | Command::Tell { .. }
             | Command::NewProject(_)
             | Command::Rebuild { .. } => Lane::Outside,
             Command::Help { .. }
             | Command::Status(StatusOf::Here | StatusOf::All)
             | Command::Show(_)
             | Command::Why(_)
+            | Command::Agents
             | Command::Logs { .. }
             | Command::Mail { .. }
             | Command::Cost(_)
@@ -339,6 +329,11 @@ impl Command {
             | Command::NewItem { .. }
             | Command::Start { .. }
             | Command::ResumeAll
+            | Command::Move { .. }
+            | Command::Freeze(_)
+            | Command::Block { .. }
+            | Command::Reject { .. }
+            | Command::Tell { .. }
             | Command::Depends { .. }
             | Command::Assign { .. }
             | Command::Priority { .. }

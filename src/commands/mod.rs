@@ -5,13 +5,23 @@
 //! or not at all. One that waits for something outside may be run again after a crash, so each is
 //! safe to repeat, and its answer has the message's key, so that it is posted once.
 
+mod act;
+mod board;
 pub mod command;
+mod context;
+mod execute;
 mod help;
+mod outside;
 pub mod page;
 mod parse;
+mod room;
+mod see;
 mod spec;
+mod triage;
 
 pub use command::{Command, Lane};
+pub use context::Context;
+pub use execute::{FollowUp, execute, react};
 pub use help::unknown;
 pub use parse::{Names, Parsed, Registry};
 pub use spec::SPECS;

@@ -1,8 +1,9 @@
 use super::*;
-use crate::commands::command::{CostOf, MoveTo, NewProjectArgs, StatusOf, StopOf};
+use crate::commands::command::{CostOf, MoveTarget, NewProjectArgs, StatusOf, StopOf};
 use crate::model::chat::QueueMode;
 use crate::model::ids::{ItemId, TimerId};
 use crate::model::item::Kind;
+use crate::model::stage::MoveTo;
 
 fn names() -> Names {
     Names { agents: vec!["coder-1".into(), "ada".into()], projects: vec!["shop".into()] }
@@ -86,7 +87,7 @@ fn a_command_is_recognised_with_prefix_slash_or_alone() {
         ("new item: Add a calculator", story("Add a calculator")),
         ("start 1", Command::Start { item: ItemId(1), agent: None }),
         ("start 1 ada", Command::Start { item: ItemId(1), agent: Some("ada".into()) }),
-        ("move 3 to qa", Command::Move { item: ItemId(3), to: MoveTo::Qa }),
+        ("move 3 to qa", Command::Move { item: ItemId(3), to: MoveTarget::Stage(MoveTo::Qa) }),
         ("depends 3 on 1, 2", Command::Depends { item: ItemId(3), on: vec![ItemId(1), ItemId(2)] }),
         ("assign 3 none", Command::Assign { item: ItemId(3), agent: None }),
         ("priority 3 -5", Command::Priority { item: ItemId(3), priority: -5 }),
@@ -203,7 +204,8 @@ fn a_misused_command_is_told_what_is_missing_and_how_to_use_it() {
         ("!start 99999999999999999999", "is not an item's number"),
         ("!start 1 ada now please", "I do not know what `now please` means here"),
         ("!story", "the story's name is missing"),
-        ("!move 3 nowhere", "name a stage: upcoming, backlog"),
+        ("!move 3", "name a stage: upcoming, backlog"),
+        ("!move 3 done", "nobody can move an item to `done`; the stages are upcoming"),
         ("!depends 3 7", "write `on`"),
         ("!tell ada", "say what to tell ada"),
         ("!reject 3", "say why"),

@@ -4,7 +4,7 @@
 //! what it misses. The name, the aliases and the help stand on the command's page; a test checks
 //! that each spec has a page and each example parses.
 
-use super::command::{Command, CostOf, MoveTo, NewProjectArgs, StatusOf, StopOf};
+use super::command::{Command, CostOf, MoveTarget, NewProjectArgs, StatusOf, StopOf};
 use crate::model::chat::QueueMode;
 use crate::model::ids::{AgentName, ItemId, TimerId};
 use crate::model::item::Kind;
@@ -230,12 +230,12 @@ fn move_item(rest: &str) -> Result<Command, Misuse> {
         (stage, rest) = word(rest);
     }
     end(rest)?;
-    let wanted = stage.to_lowercase();
-    match MoveTo::ALL.into_iter().find(|to| to.as_str() == wanted) {
+    match MoveTarget::parse(&stage.to_lowercase()) {
         Some(to) => Ok(Command::Move { item, to }),
+        None if stage.is_empty() => Err(format!("name a stage: {}", MoveTarget::NAMES)),
         None => {
-            let names: Vec<&str> = MoveTo::ALL.iter().map(|to| to.as_str()).collect();
-            Err(format!("name a stage: {}", names.join(", ")))
+            let (typed, names) = (first_words(stage), MoveTarget::NAMES);
+            Err(format!("nobody can move an item to `{typed}`; the stages are {names}"))
         }
     }
 }

@@ -376,7 +376,7 @@ impl Loop {
         let write = self.world.store.write(move |tx| {
             let again = inbox::reopen_last_turn(tx, &session)?;
             if again.is_empty() {
-                let text = "There is nothing to ask again: the last answer here was finished.";
+                let text = "There is nothing to `retry`: the last answer here was finished.";
                 let outgoing = Outgoing::text(session, text);
                 outbox::enqueue(tx, &outgoing, Some(&format!("answer:{key}")))?;
             }

@@ -1,0 +1,219 @@
+//! The commands that change work, each one call on `work` in the command's transaction.
+
+use super::command::MoveTarget;
+use super::context::{Context, refused};
+use super::{Command, CommandError};
+use crate::clock::from_millis;
+use crate::model::ids::{AgentName, ItemId};
+use crate::model::item::{Item, Kind};
+use crate::model::mail::{MailType, Priority};
+use crate::model::stage::{Stage, StageEvent};
+use crate::store::mail::NewRow;
+use crate::store::{Tx, agents as sessions, mail, meta};
+use crate::work::{self, ItemChange, NewItem};
+
+/// How much of what is told stands in the mail's subject, in bytes.
+const SUBJECT_BYTES: usize = 120;
+
+/// `story NAME` and its kin
+pub fn new_item(
+    context: &Context,
+    tx: &Tx<'_>,
+    kind: Kind,
+    name: &str,
+    body: &str,
+) -> Result<String, CommandError> {
+    let project = context.project(tx)?;
+    let new = NewItem {
+        project: project.name.clone(),
+        kind,
+        name: name.to_owned(),
+        body: body.to_owned(),
+        depends_on: vec![],
+        epic: None,
+        agent: None,
+        qa: None,
+        origin: context.origin_in(tx)?,
+        room: Some(context.caller.session.room.clone()),
+    };
+    let item = work::create(tx, new)?;
+    let next = match kind {
+        Kind::Epic => String::new(),
+        Kind::Story | Kind::Bug | Kind::Refactor | Kind::Spike => {
+            format!(" `start {}` gives it to an agent.", item.id)
+        }
+    };
+    Ok(format!(
+        "Filed {} **#{} {}** in {}.{next}",
+        kind.as_str(),
+        item.id,
+        item.name,
+        project.name
+    ))
+}
+
+/// `start N [AGENT]`
+pub fn start(
+    context: &Context,
+    tx: &Tx<'_>,
+    id: ItemId,
+    agent: Option<&AgentName>,
+) -> Result<String, CommandError> {
+    if let Some(agent) = agent {
+        context.check_agent(agent)?;
+    }
+    let item = work::start(tx, id, agent, &context.origin_in(tx)?)?;
+    let (stage, name) = (item.stage.name().replace('_', " "), &item.name);
+    if let Some(who) = meta::find(tx, meta::STOPPED_ALL)? {
+        return Ok(format!(
+            "#{id} {name} is in {stage} now, but everything is stopped (by {who}): it goes on \
+             after `resume all`."
+        ));
+    }
+    if context.services.config.agents.is_empty() {
+        return Ok(format!(
+            "#{id} {name} is in {stage} now, but there are no agents: name some in \
+             `musher.toml`, `[[agents]]`."
+        ));
+    }
+    Ok(match item.stage.claim().or(item.agent.as_ref()) {
+        Some(agent) => format!("Started **#{id} {name}**: it is in {stage}, for {agent}."),
+        None => format!("Started **#{id} {name}**: it is in {stage}, for the next free agent."),
+    })
+}
+
+/// `move N STAGE`
+pub fn move_item(
+    context: &Context,
+    tx: &Tx<'_>,
+    id: ItemId,
+    to: MoveTarget,
+) -> Result<String, CommandError> {
+    let origin = context.origin_in(tx)?;
+    let by = format!("moved by {}", origin.id);
+    let event = match to {
+        MoveTarget::Stage(to) => StageEvent::Moved { to },
+        MoveTarget::Archived => {
+            StageEvent::PutAway { reason: by.clone(), at: from_millis(tx.now()) }
+        }
+        MoveTarget::Abandoned => StageEvent::Abandoned { reason: by.clone() },
+    };
+    let item = work::apply(tx, id, &event, &origin, &by)?;
+    Ok(now_in(&item))
+}
+
+fn now_in(item: &Item) -> String {
+    format!("#{} {} is in {} now.", item.id, item.name, item.stage.name().replace('_', " "))
+}
+
+/// The commands that apply one fact to an item.
+pub fn apply(
+    context: &Context,
+    tx: &Tx<'_>,
+    id: ItemId,
+    event: &StageEvent,
+    done: &str,
+) -> Result<String, CommandError> {
+    let origin = context.origin_in(tx)?;
+    let cause = format!("{done} by {}", origin.id);
+    let item = work::apply(tx, id, event, &origin, &cause)?;
+    Ok(match &item.stage {
+        Stage::Blocked { reason, .. } => {
+            format!("Blocked #{id} {}: {reason}. `unblock {id}` lets it go on.", item.name)
+        }
+        Stage::Frozen { .. } => {
+            format!("Froze #{id} {}. `unfreeze {id}` puts it back.", item.name)
+        }
+        Stage::Rejected { .. } => {
+            format!("Rejected #{id} {}. Its worktree is kept.", item.name)
+        }
+        Stage::Upcoming
+        | Stage::Backlog
+        | Stage::Coding { .. }
+        | Stage::Qa { .. }
+        | Stage::ReviewHold { .. }
+        | Stage::Merge { .. }
+        | Stage::MergeFailure { .. }
+        | Stage::MergeFailureFinal { .. }
+        | Stage::Done { .. }
+        | Stage::Archived { .. }
+        | Stage::Abandoned { .. }
+        | Stage::Superseded { .. } => now_in(&item),
+    })
+}
+
+/// The commands that change a field of an item.
+pub fn update(
+    context: &Context,
+    tx: &Tx<'_>,
+    command: &Command,
+) -> Result<String, CommandError> {
+    let (id, change, said) = if let Command::Depends { item, on } = command {
+        let list: Vec<String> = on.iter().map(|id| format!("#{id}")).collect();
+        let said = if list.is_empty() {
+            "depends on nothing now".to_owned()
+        } else {
+            format!("waits for {} now", list.join(", "))
+        };
+        let depends_on = Some(on.clone());
+        (*item, ItemChange { depends_on, ..ItemChange::default() }, said)
+    } else if let Command::Assign { item, agent } = command {
+        if let Some(agent) = agent {
+            context.check_agent(agent)?;
+        }
+        let said = match agent {
+            Some(agent) => format!("is for {agent} now"),
+            None => "is for any free agent now".to_owned(),
+        };
+        (*item, ItemChange { agent: Some(agent.clone()), ..ItemChange::default() }, said)
+    } else if let Command::Priority { item, priority } = command {
+        let change = ItemChange { priority: Some(*priority), ..ItemChange::default() };
+        (*item, change, format!("has priority {priority} now"))
+    } else {
+        return Err(anyhow::anyhow!("{command:?} changes no field").into());
+    };
+    let item = work::update(tx, id, None, change, &context.origin_in(tx)?)?;
+    Ok(format!("#{id} {} {said}.", item.name))
+}
+
+/// `tell AGENT TEXT`: urgent mail, which steers the turn that runs, or starts one.
+pub fn tell(
+    context: &Context,
+    tx: &Tx<'_>,
+    agent: &AgentName,
+    text: &str,
+) -> Result<String, CommandError> {
+    context.check_agent(agent)?;
+    let Some(session) = sessions::live_sessions_of_agent(tx, agent)?.into_iter().next() else {
+        return refused(format!(
+            "{agent} has no work now, so nobody would read it. `start N {agent}` gives it some."
+        ));
+    };
+    let subject = text.lines().next().unwrap_or_default();
+    mail::insert(
+        tx,
+        &NewRow {
+            from: context.caller.person.as_str(),
+            to: agent.as_str(),
+            subject: &subject[..subject.floor_char_boundary(SUBJECT_BYTES)],
+            body: text,
+            kind: MailType::Status,
+            priority: Priority::Urgent,
+            payload: None,
+            item: Some(session.item),
+            thread: None,
+        },
+    )?;
+    Ok(format!("Told {agent}, who is on #{}; it reads it at its next step.", session.item))
+}
+
+/// `resume all`
+pub fn resume_all(tx: &Tx<'_>) -> Result<String, CommandError> {
+    Ok(if meta::remove(tx, meta::STOPPED_ALL)? {
+        "Going on: agents and answers may start again. Items that were stopped one by one stay \
+         blocked until `unblock N`."
+            .to_owned()
+    } else {
+        "Nothing was stopped.".to_owned()
+    })
+}

@@ -1,0 +1,227 @@
+//! Carrying out a command: in one transaction, or beside the control lane.
+
+use super::command::{Lane, StatusOf};
+use super::context::{Context, sentence};
+use super::{Command, CommandError, act, board, outside, room, see};
+use crate::failpoint::failpoint;
+use crate::model::chat::Outgoing;
+use crate::model::ids::MessageKey;
+use crate::model::stage::StageEvent;
+use crate::store::requests::{self, RequestKind, RequestState};
+use crate::store::{Tx, inbox, outbox};
+use std::future::Future;
+use std::pin::Pin;
+
+/// What is left to do after a command was answered; safe to lose, because a loop repeats it.
+pub type FollowUp = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Carries out a command and answers it.
+///
+/// Whatever it comes to, the message is done after it. An error means that nothing could be
+/// written at all: the message stays open, and the command is tried again after the next start.
+pub async fn execute(context: Context, command: Command) -> anyhow::Result<Option<FollowUp>> {
+    if command.is_administrative() && !context.caller.admin {
+        let text = "Only an administrator may do that (`admin_users` in `musher.toml`).";
+        answer(&context, text.to_owned()).await?;
+        return Ok(None);
+    }
+    let (lane, item) = (command.lane(), command.ends_agents_of());
+    let outcome = match lane {
+        Lane::Store => in_store(&context, command).await,
+        Lane::Outside | Lane::Session => outside::run(&context, command).await,
+    };
+    match outcome {
+        Ok(()) => {
+            failpoint("command-done");
+            let follow_up = item.map(|item| -> FollowUp {
+                Box::pin(async move { outside::end_agents(&context, item).await })
+            });
+            return Ok(follow_up);
+        }
+        Err(CommandError::Refused(text)) => answer(&context, text).await?,
+        Err(CommandError::Internal(error)) => {
+            let incident = incident();
+            let person = &context.caller.person;
+            tracing::error!(incident, %person, error = format!("{error:#}"), "a command failed");
+            let text = format!(
+                "Something went wrong on my side; nothing was changed. The log has it as \
+                 incident `{incident}`."
+            );
+            answer(&context, text).await?;
+        }
+    }
+    Ok(None)
+}
+
+/// A short name under which the log has an error.
+fn incident() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..8].to_owned()
+}
+
+/// Answers the command and makes its message done.
+pub async fn answer(context: &Context, text: String) -> anyhow::Result<()> {
+    let caller = context.caller.clone();
+    let write = context.services.store.write(move |tx| {
+        if inbox::is_open(tx, &caller.key)? {
+            post(tx, &caller, text)?;
+        }
+        Ok::<_, crate::store::StoreError>(())
+    });
+    Ok(write.await?)
+}
+
+/// Writes the answer and the message's end.
+pub fn post(
+    tx: &Tx<'_>,
+    caller: &super::Caller,
+    text: String,
+) -> Result<(), crate::store::StoreError> {
+    let outgoing = Outgoing::text(caller.session.clone(), text);
+    outbox::enqueue(tx, &outgoing, Some(&format!("answer:{}", caller.key)))?;
+    inbox::mark_done(tx, std::slice::from_ref(&caller.key))?;
+    Ok(())
+}
+
+/// The commands that touch only the database: effect, answer and end in one transaction.
+async fn in_store(context: &Context, command: Command) -> Result<(), CommandError> {
+    let context = context.clone();
+    let store = context.services.store.clone();
+    let write = store.write(move |tx| {
+        // Done already when this is a repeat after a crash.
+        if inbox::is_open(tx, &context.caller.key)? {
+            let text = effect(&context, tx, &command)?;
+            post(tx, &context.caller, text)?;
+        }
+        Ok(())
+    });
+    write.await
+}
+
+/// Does what a command says, and returns the answer.
+fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, CommandError> {
+    let prefix = &context.services.config.chat.prefix;
+    match command {
+        Command::Help { topic: None } => Ok(context.registry.help(prefix)),
+        Command::Help { topic: Some(topic) } => Ok(context.registry.help_on(topic, prefix)),
+        Command::Status(StatusOf::Here | StatusOf::Item(_)) => board::board(context, tx, false),
+        Command::Status(StatusOf::All) => board::board(context, tx, true),
+        Command::Show(item) => see::show(context, tx, *item),
+        Command::Why(item) => see::why(tx, *item),
+        Command::Agents => see::agents(context, tx),
+        Command::Logs { item, lines } => see::logs(context, tx, *item, *lines),
+        Command::Mail { agent } => see::mail(context, tx, agent.as_ref()),
+        Command::Cost(of) => see::cost(context, tx, *of, tx.now()),
+        Command::Version => Ok(see::version()),
+        Command::Whoami => see::whoami(context, tx),
+        Command::NewItem { kind, name, body } => act::new_item(context, tx, *kind, name, body),
+        Command::Start { item, agent } => act::start(context, tx, *item, agent.as_ref()),
+        Command::ResumeAll => act::resume_all(tx),
+        Command::Move { item, to } => act::move_item(context, tx, *item, *to),
+        Command::Depends { .. } | Command::Assign { .. } | Command::Priority { .. } => {
+            act::update(context, tx, command)
+        }
+        Command::Freeze(item) => act::apply(context, tx, *item, &StageEvent::Frozen, "frozen"),
+        Command::Unfreeze(item) => {
+            act::apply(context, tx, *item, &StageEvent::Unfrozen, "unfrozen")
+        }
+        Command::Block { item, why } => {
+            let event = StageEvent::Blocked { reason: why.clone() };
+            act::apply(context, tx, *item, &event, "blocked")
+        }
+        Command::Unblock(item) => {
+            act::apply(context, tx, *item, &StageEvent::Unblocked, "unblocked")
+        }
+        Command::Approve(item) => {
+            act::apply(context, tx, *item, &StageEvent::Approved, "approved")
+        }
+        Command::Reject { item, why } => {
+            let event = StageEvent::Rejected { reason: why.clone() };
+            act::apply(context, tx, *item, &event, "rejected")
+        }
+        Command::Tell { agent, text } => act::tell(context, tx, agent, text),
+        Command::Projects => room::projects(context, tx),
+        Command::Switch(name) => room::switch(context, tx, name),
+        Command::Remind { text } => room::remind(context, tx, text),
+        Command::Timers => room::list_timers(tx),
+        Command::TimerCancel(id) => room::cancel_timer(tx, *id),
+        Command::Ambient(on) => room::ambient(context, tx, *on),
+        Command::Queue(mode) => room::queue(context, tx, *mode),
+        Command::Diff(_)
+        | Command::Doctor
+        | Command::Stop(_)
+        | Command::Delete { .. }
+        | Command::NewProject(_)
+        | Command::Rebuild { .. }
+        | Command::Reset
+        | Command::Retry => Err(anyhow::anyhow!("{command:?} is not in the store's lane").into()),
+    }
+}
+
+/// Takes a reaction as the answer to the question that a message asked, if it asked one that is
+/// still open, in the same conversation. Every other reaction is only a reaction.
+pub async fn react(context: Context, to: MessageKey, emoji: String) -> anyhow::Result<()> {
+    let store = context.services.store.clone();
+    let write = store.write(move |tx| {
+        let caller = &context.caller;
+        if inbox::is_open(tx, &caller.key)? {
+            let said = reaction(&context, tx, &to, &emoji).or_else(|error| match error {
+                CommandError::Refused(text) => Ok(Some(text)),
+                CommandError::Internal(error) => Err(error),
+            })?;
+            match said {
+                Some(text) => post(tx, caller, text)?,
+                None => {
+                    inbox::mark_done(tx, std::slice::from_ref(&caller.key))?;
+                }
+            }
+        }
+        Ok::<_, anyhow::Error>(())
+    });
+    write.await
+}
+
+fn reaction(
+    context: &Context,
+    tx: &Tx<'_>,
+    to: &MessageKey,
+    emoji: &str,
+) -> Result<Option<String>, CommandError> {
+    let yes = match emoji {
+        "👍" | "✅" | "✔" => true,
+        "👎" | "❌" | "✖" => false,
+        _ => return Ok(None),
+    };
+    let Some(request) = requests::find_by_message(tx, to)? else { return Ok(None) };
+    if request.asked.session.room != context.caller.session.room
+        || request.state != RequestState::Open
+    {
+        return Ok(None);
+    }
+    let word = match (request.asked.kind, yes) {
+        (RequestKind::Permission, true) => "allow",
+        (RequestKind::Permission, false) => "deny",
+        (RequestKind::Confirm | RequestKind::Approve, true) => "yes",
+        (RequestKind::Confirm | RequestKind::Approve, false) => "no",
+        // Wants words.
+        (RequestKind::Question, _) => return Ok(None),
+    };
+    if !requests::answer(tx, request.id, word, &context.caller.person)? {
+        return Ok(Some(sentence("that question is closed by now")));
+    }
+    match (request.asked.kind, request.asked.item) {
+        (RequestKind::Approve, Some(item)) if yes => {
+            act::apply(context, tx, item, &StageEvent::Approved, "approved").map(Some)
+        }
+        (RequestKind::Approve, Some(item)) => {
+            let event = StageEvent::Rejected { reason: "rejected by reaction".to_owned() };
+            act::apply(context, tx, item, &event, "rejected").map(Some)
+        }
+        (
+            RequestKind::Approve
+            | RequestKind::Permission
+            | RequestKind::Confirm
+            | RequestKind::Question,
+            _,
+        ) => Ok(None),
+    }
+}

@@ -1,0 +1,272 @@
+//! The commands that show something out of the database.
+
+use super::CommandError;
+use super::command::CostOf;
+use super::context::{Context, fenced, money, one_line, refused};
+use crate::clock::from_millis;
+use crate::model::agent::SessionState;
+use crate::model::ids::{AgentName, ItemId};
+use crate::model::item::Item;
+use crate::store::costs::{self, By, Spent};
+use crate::store::mail::{Filter, list};
+use crate::store::{agents as sessions, rooms};
+use crate::{upgrade, work};
+use chrono::{DateTime, NaiveTime, Utc};
+use rusqlite::Connection;
+use std::fmt::Write;
+
+/// How many messages `mail` shows.
+const MAIL_SHOWN: u32 = 15;
+
+/// How long one event may be in `logs`.
+const EVENT_CHARS: usize = 160;
+
+/// How many lines of `cost` a group has at most.
+const COST_LINES: usize = 8;
+
+/// `show N`
+pub fn show(context: &Context, conn: &Connection, id: ItemId) -> Result<String, CommandError> {
+    let item = context.item(conn, id)?;
+    let Item { kind, name, project, stage, qa, priority, origin, .. } = &item;
+    let mut out = format!("**#{id} {name}**\n\n");
+    let _ = writeln!(out, "- {} in {project}, {}", kind.as_str(), stage.name().replace('_', " "));
+    let filed = origin.at.format("%-d %b %Y, %H:%M UTC");
+    let _ = writeln!(out, "- filed by {} on {filed}", origin.id);
+    if let Some(epic) = item.epic {
+        let _ = writeln!(out, "- part of epic #{epic}");
+    }
+    if !item.depends_on.is_empty() {
+        let list: Vec<String> = item.depends_on.iter().map(|id| format!("#{id}")).collect();
+        let _ = writeln!(out, "- depends on {}", list.join(", "));
+    }
+    if let Some(agent) = &item.agent {
+        let _ = writeln!(out, "- assigned to {agent}");
+    }
+    if *priority != 0 {
+        let _ = writeln!(out, "- priority {priority}");
+    }
+    let _ = writeln!(out, "- checked by {}", qa.as_str());
+    if item.cost_microusd > 0 {
+        let _ = writeln!(out, "- cost {}", money(item.cost_microusd));
+    }
+    if !item.body.trim().is_empty() {
+        let _ = write!(out, "\n{}", item.body.trim());
+    }
+    Ok(out.trim_end().to_owned())
+}
+
+/// `why N`
+pub fn why(conn: &Connection, id: ItemId) -> Result<String, CommandError> {
+    Ok(work::explain(conn, id)?)
+}
+
+/// `agents`
+pub fn agents(context: &Context, conn: &Connection) -> Result<String, CommandError> {
+    let team = &context.services.config.agents;
+    if team.is_empty() {
+        return refused("There are no agents. They are configured in `musher.toml`, `[[agents]]`.");
+    }
+    let mut out = String::new();
+    for agent in team {
+        let doing = match sessions::newest_session_of(conn, &agent.name)? {
+            Some(session) => doing(conn, &session)?,
+            None => "is free".to_owned(),
+        };
+        let model = agent.model.as_ref().map(|model| format!(" {model}")).unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "- **{}** ({}, {}{model}) {doing}",
+            agent.name,
+            agent.role.as_str(),
+            agent.runtime.as_str()
+        );
+    }
+    Ok(out.trim_end().to_owned())
+}
+
+fn doing(conn: &Connection, session: &sessions::AgentSession) -> Result<String, CommandError> {
+    let since = moment(session.created_at);
+    let item = session.item;
+    Ok(match session.state {
+        SessionState::Booting => format!("begins #{item} (since {since})"),
+        SessionState::InTurn => {
+            let last = sessions::session_events(conn, session.id, 1)?.pop();
+            let last = last.map(|event| format!(": {}", one_line(&event.text, 80)));
+            format!("works on #{item} since {since}{}", last.unwrap_or_default())
+        }
+        SessionState::BetweenTurns => format!("is on #{item} since {since}, between turns"),
+        SessionState::Waiting => {
+            let detail = session.waiting.as_ref().map(|waiting| waiting.detail.as_str());
+            format!("waits on #{item}: {}", one_line(detail.unwrap_or_default(), 80))
+        }
+        SessionState::Stalled => {
+            format!("is silent on #{item} since {}", moment(session.last_activity))
+        }
+        SessionState::Completed | SessionState::Zombie => {
+            format!("is free; last on #{item}")
+        }
+    })
+}
+
+fn moment(at: DateTime<Utc>) -> String {
+    at.format("%-d %b %H:%M UTC").to_string()
+}
+
+/// `logs N [LINES]`
+pub fn logs(
+    context: &Context,
+    conn: &Connection,
+    id: ItemId,
+    lines: usize,
+) -> Result<String, CommandError> {
+    let item = context.item(conn, id)?;
+    let events = sessions::turn_events(conn, id, lines)?;
+    if events.is_empty() {
+        return Ok(format!("No agent has worked on #{id} {} yet.", item.name));
+    }
+    Ok(format!("**#{id} {}**\n\n{}", item.name, fenced(&event_lines(&events))))
+}
+
+/// Events, a line each.
+pub fn event_lines(events: &[sessions::TurnEvent]) -> String {
+    let line = |event: &sessions::TurnEvent| {
+        let text = one_line(&event.text, EVENT_CHARS);
+        format!("{} {:<8} {text}", event.at.format("%H:%M:%S"), event.kind)
+    };
+    events.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `mail [AGENT]`
+pub fn mail(
+    context: &Context,
+    conn: &Connection,
+    agent: Option<&AgentName>,
+) -> Result<String, CommandError> {
+    let of = |to: Option<&AgentName>, from: Option<&AgentName>| {
+        let filter = Filter {
+            to: to.map(|name| name.0.clone()),
+            from: from.map(|name| name.0.clone()),
+            limit: Some(MAIL_SHOWN),
+            ..Filter::default()
+        };
+        list(conn, &filter)
+    };
+    let mut found = match agent {
+        None => of(None, None)?,
+        Some(name) => {
+            let mut both = of(Some(name), None)?;
+            both.extend(of(None, Some(name))?);
+            both.sort_by_key(|mail| std::cmp::Reverse(mail.id));
+            both.dedup_by_key(|mail| mail.id);
+            both.truncate(MAIL_SHOWN as usize);
+            both
+        }
+    };
+    if found.is_empty() {
+        if let Some(name) = agent {
+            context.check_agent(name)?;
+            return Ok(format!("No mail to or from {name} yet."));
+        }
+        return Ok("No mail yet.".to_owned());
+    }
+    found.reverse();
+    let mut out = String::new();
+    for mail in found {
+        let item = mail.item.map(|item| format!(" (#{item})")).unwrap_or_default();
+        let unread = if mail.read_at.is_none() { " · unread" } else { "" };
+        let _ = writeln!(
+            out,
+            "- {} {} → {}{item}, {}: **{}**{unread}",
+            moment(mail.created_at),
+            mail.from,
+            mail.to,
+            mail.kind.as_str().replace('_', " "),
+            one_line(&mail.subject, 100),
+        );
+    }
+    Ok(out.trim_end().to_owned())
+}
+
+/// `cost [N|today|week]`
+pub fn cost(
+    context: &Context,
+    conn: &Connection,
+    of: CostOf,
+    now: i64,
+) -> Result<String, CommandError> {
+    let now = from_millis(now);
+    let today = now.date_naive().and_time(NaiveTime::MIN).and_utc();
+    let (since, title) = match of {
+        CostOf::Today => (today, "Today (UTC)"),
+        CostOf::Week => (today - chrono::Duration::days(6), "The last seven days (UTC)"),
+        CostOf::Item(id) => {
+            let item = context.item(conn, id)?;
+            return Ok(format!("#{id} {}: {}.", item.name, spent(&costs::of_item(conn, id)?)));
+        }
+    };
+    let mut out = format!("**{title}**: {}\n", spent(&costs::since(conn, since)?));
+    for (by, heading) in [(By::Name, "By whom"), (By::Item, "By item"), (By::Model, "By model")] {
+        let groups = costs::grouped_since(conn, since, by)?;
+        if groups.is_empty() {
+            continue;
+        }
+        let _ = write!(out, "\n{heading}:\n");
+        for (key, sum) in groups.iter().take(COST_LINES) {
+            let name = match by {
+                By::Item if key.is_empty() => "no item".to_owned(),
+                By::Item => format!("#{key}"),
+                By::Name | By::Project | By::Model => key.clone(),
+            };
+            let _ = writeln!(out, "- {name}: {}", spent(sum));
+        }
+    }
+    let limits = &context.services.config.limits;
+    if let Some(limit) = limits.usd_per_day {
+        let _ = write!(out, "\nThe limit is ${limit:.2} a day.");
+    }
+    Ok(out.trim_end().to_owned())
+}
+
+fn spent(sum: &Spent) -> String {
+    if sum.tokens() == 0 && sum.microusd == 0 {
+        return "nothing yet".to_owned();
+    }
+    let usd = match money(sum.microusd) {
+        unknown if unknown.is_empty() => "price not known".to_owned(),
+        known => known,
+    };
+    let (input, output) = (sum.usage.input + sum.usage.cached, sum.usage.output);
+    format!("{usd} ({} tokens in, {} out)", thousands(input), thousands(output))
+}
+
+fn thousands(count: u64) -> String {
+    match count {
+        0..10_000 => count.to_string(),
+        10_000..1_000_000 => format!("{}k", count / 1000),
+        _ => format!("{:.1}M", count as f64 / 1_000_000.0),
+    }
+}
+
+/// `version`
+pub fn version() -> String {
+    let built = if cfg!(debug_assertions) { ", quick build" } else { "" };
+    format!("musher {}{built}.", upgrade::version())
+}
+
+/// `whoami`
+pub fn whoami(context: &Context, conn: &Connection) -> Result<String, CommandError> {
+    let caller = &context.caller;
+    let settings = rooms::settings(conn, &caller.session.room)?;
+    let mut out = format!("You are `{}`", caller.person);
+    out.push_str(if caller.admin { ", an administrator.\n" } else { ".\n" });
+    match context.find_project(conn)? {
+        Some(project) => {
+            let _ = writeln!(out, "- this room's project: {}", project.name);
+        }
+        None => out.push_str("- this room has no project; `switch NAME` chooses one\n"),
+    }
+    let mode = settings.queue_mode.unwrap_or(context.services.config.chat.queue_mode);
+    let _ = writeln!(out, "- ambient: {}", if settings.ambient { "on" } else { "off" });
+    let _ = write!(out, "- messages during an answer: {}", super::room::mode_name(mode));
+    Ok(out)
+}
