@@ -43,13 +43,7 @@ pub fn new_item(
             format!(" `start {}` gives it to an agent.", item.id)
         }
     };
-    Ok(format!(
-        "Filed {} **#{} {}** in {}.{next}",
-        kind.as_str(),
-        item.id,
-        item.name,
-        project.name
-    ))
+    Ok(format!("Filed {} **#{} {}** in {}.{next}", kind.as_str(), item.id, item.name, project.name))
 }
 
 /// `start N [AGENT]`
@@ -143,11 +137,7 @@ pub fn apply(
 }
 
 /// The commands that change a field of an item.
-pub fn update(
-    context: &Context,
-    tx: &Tx<'_>,
-    command: &Command,
-) -> Result<String, CommandError> {
+pub fn update(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, CommandError> {
     let (id, change, said) = if let Command::Depends { item, on } = command {
         let list: Vec<String> = on.iter().map(|id| format!("#{id}")).collect();
         let said = if list.is_empty() {

@@ -124,13 +124,13 @@ fn waits_for(conn: &Connection, item: &Item) -> Result<String, CommandError> {
         Stage::Upcoming => "for later".to_owned(),
         Stage::Backlog => unmet(conn, item)?,
         Stage::Coding { claim: None, .. } => "waits for a coder".to_owned(),
-        Stage::Qa { claim: None } => "waits for QA".to_owned(),
+        Stage::Qa { claim: None, .. } => "waits for QA".to_owned(),
         Stage::Coding { claim: Some(_), .. }
-        | Stage::Qa { claim: Some(_) }
+        | Stage::Qa { claim: Some(_), .. }
         | Stage::Done { .. }
         | Stage::Archived { .. } => String::new(),
         Stage::Blocked { reason, .. } => format!("blocked: {}", one_line(reason, REASON_CHARS)),
-        Stage::ReviewHold { reason } => {
+        Stage::ReviewHold { reason, .. } => {
             format!("waits for a person: {}", one_line(reason, REASON_CHARS))
         }
         Stage::Merge { .. } => place_in_queue(conn, item)?,
@@ -143,9 +143,7 @@ fn waits_for(conn: &Connection, item: &Item) -> Result<String, CommandError> {
         Stage::Frozen { resume_to } => {
             format!("frozen in {}", resume_to.name().replace('_', " "))
         }
-        Stage::Abandoned { reason } | Stage::Rejected { reason } => {
-            one_line(reason, REASON_CHARS)
-        }
+        Stage::Abandoned { reason } | Stage::Rejected { reason } => one_line(reason, REASON_CHARS),
         Stage::Superseded { by } => format!("superseded by #{by}"),
     })
 }
@@ -178,8 +176,8 @@ pub fn icon(stage: &Stage) -> &'static str {
     match stage {
         Stage::Upcoming => "💤",
         Stage::Backlog => "⚪",
-        Stage::Coding { claim: Some(_), .. } | Stage::Qa { claim: Some(_) } => "▶️",
-        Stage::Coding { claim: None, .. } | Stage::Qa { claim: None } => "⏳",
+        Stage::Coding { claim: Some(_), .. } | Stage::Qa { claim: Some(_), .. } => "▶️",
+        Stage::Coding { claim: None, .. } | Stage::Qa { claim: None, .. } => "⏳",
         Stage::Blocked { .. } => "⛔",
         Stage::ReviewHold { .. } => "✋",
         Stage::Merge { .. } => "🔀",

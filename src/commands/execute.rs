@@ -3,7 +3,6 @@
 use super::command::{Lane, StatusOf};
 use super::context::{Context, sentence};
 use super::{Command, CommandError, act, board, outside, room, see};
-use crate::failpoint::failpoint;
 use crate::model::chat::Outgoing;
 use crate::model::ids::MessageKey;
 use crate::model::stage::StageEvent;
@@ -32,7 +31,6 @@ pub async fn execute(context: Context, command: Command) -> anyhow::Result<Optio
     };
     match outcome {
         Ok(()) => {
-            failpoint("command-done");
             let follow_up = item.map(|item| -> FollowUp {
                 Box::pin(async move { outside::end_agents(&context, item).await })
             });
@@ -131,9 +129,7 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         Command::Unblock(item) => {
             act::apply(context, tx, *item, &StageEvent::Unblocked, "unblocked")
         }
-        Command::Approve(item) => {
-            act::apply(context, tx, *item, &StageEvent::Approved, "approved")
-        }
+        Command::Approve(item) => act::apply(context, tx, *item, &StageEvent::Approved, "approved"),
         Command::Reject { item, why } => {
             let event = StageEvent::Rejected { reason: why.clone() };
             act::apply(context, tx, *item, &event, "rejected")

@@ -128,6 +128,25 @@ async fn delete(context: &Context, id: ItemId) -> Result<(), CommandError> {
     write.await
 }
 
+/// `doctor`
+async fn doctor(context: &Context) -> Result<String, CommandError> {
+    let services = &context.services;
+    let mut lines = vec![];
+    for (name, problem) in services.projects.problems().await {
+        lines.push(format!("- ❌ project {name}: {problem}"));
+    }
+    let failed = services.store.read(|conn| outbox::failed(conn, 5)).await?;
+    for message in failed {
+        let room = &message.outgoing.session.room;
+        lines.push(format!("- ❌ a message for {room} could not be posted: {}", message.error));
+    }
+    if lines.is_empty() {
+        lines.push("- ✅ the database answers, and every project can be worked in".to_owned());
+    }
+    lines.push("`musher doctor` on the machine tests the rest.".to_owned());
+    Ok(lines.join("\n"))
+}
+
 /// `new project NAME …`
 async fn new_project(context: &Context, args: NewProjectArgs) -> Result<(), CommandError> {
     let Context { services, caller, .. } = context;
@@ -151,14 +170,14 @@ async fn new_project(context: &Context, args: NewProjectArgs) -> Result<(), Comm
             let number = shown.fetch_add(1, Ordering::Relaxed);
             let notice = Outgoing::notice(caller.session.clone(), line);
             let dedup = format!("progress:{}:{number}", caller.key);
-            let write =
-                services.store.write(move |tx| outbox::enqueue(tx, &notice, Some(&dedup)));
+            let write = services.store.write(move |tx| outbox::enqueue(tx, &notice, Some(&dedup)));
             if let Err(error) = write.await {
                 tracing::warn!(%error, "cannot show progress");
             }
         }
     };
-    let make = bootstrap::create(&services.projects, &services.surroundings(), new, progress);
+    let surroundings = services.surroundings();
+    let make = bootstrap::create(&services.projects, &surroundings, new, progress);
     let (made, ()) = tokio::join!(make, show);
     let created = match made {
         Ok(created) => created,
@@ -195,19 +214,15 @@ async fn new_project(context: &Context, args: NewProjectArgs) -> Result<(), Comm
 /// `rebuild [--pull] [--now]`
 async fn rebuild(context: &Context, pull: bool, now: bool) -> Result<(), CommandError> {
     let Context { services, caller, .. } = context;
-    let asked =
-        Asked { session: caller.session.clone(), key: caller.key.0.clone(), pull };
+    let asked = Asked { session: caller.session.clone(), key: caller.key.0.clone(), pull };
     let built = match services.upgrade.rebuild(&asked).await {
         Ok(built) => built,
         Err(UpgradeError::Store(error)) => return Err(error.into()),
         Err(error) => return refused(sentence(&error.to_string())),
     };
     let wait = if now { "now" } else { "as soon as running answers are finished" };
-    let mut text = format!(
-        "Built musher **{}**; it replaces {} {wait}.",
-        built.version,
-        upgrade::version()
-    );
+    let mut text =
+        format!("Built musher **{}**; it replaces {} {wait}.", built.version, upgrade::version());
     if let Some(why) = &built.not_installed {
         text.push_str(&format!(
             " It could not take the place of the old file ({why}), so the next start of the \

@@ -46,11 +46,7 @@ pub fn projects(context: &Context, conn: &Connection) -> Result<String, CommandE
 }
 
 /// `switch NAME`
-pub fn switch(
-    context: &Context,
-    tx: &Tx<'_>,
-    name: &ProjectName,
-) -> Result<String, CommandError> {
+pub fn switch(context: &Context, tx: &Tx<'_>, name: &ProjectName) -> Result<String, CommandError> {
     let project = context.named_project(name)?;
     rooms::set_project(tx, &context.caller.session.room, Some(&project.name))?;
     Ok(format!("This room is about **{}** now.", project.name))

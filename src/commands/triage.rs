@@ -7,8 +7,8 @@ use crate::model::item::Item;
 use crate::model::stage::Stage;
 use crate::project::Project;
 use crate::project::worktree::{find_branch, last_lines};
-use crate::store::gate_runs::{self, GateRunRow, Place};
 use crate::store::agents as sessions;
+use crate::store::gate_runs::{self, GateRunRow, Place};
 use crate::work;
 use std::fmt::Write;
 

@@ -21,11 +21,13 @@
 //! did not take is found by its row and asked next.
 
 mod condense;
+mod live;
 mod ports;
 mod route;
 mod run;
 pub mod sessions;
 
+pub use live::{CoordinatorTurns, ServiceCommands};
 pub use ports::{Abandoned, CommandRunner, TurnRequest, TurnRunner};
 pub use route::{Route, route};
 

@@ -1,7 +1,7 @@
 //! What the dispatcher needs from the commands and from the coordinator, as traits, so that its
 //! tests run with neither.
 
-use crate::commands::{Caller, Command, Names};
+use crate::commands::{Caller, Command, FollowUp, Names};
 use crate::model::chat::Incoming;
 use crate::model::ids::{MessageKey, SessionKey};
 use crate::store::{StoreError, Tx};
@@ -51,8 +51,9 @@ pub trait TurnRunner: Send + Sync + 'static {
 #[async_trait]
 pub trait CommandRunner: Send + Sync + 'static {
     /// Carries out a command and answers it. Whatever it comes to, the message is done after it;
-    /// an error means that nothing could be written at all.
-    async fn execute(&self, caller: Caller, command: Command) -> anyhow::Result<()>;
+    /// an error means that nothing could be written at all. What is left to do then holds up
+    /// nobody and may be lost.
+    async fn execute(&self, caller: Caller, command: Command) -> anyhow::Result<Option<FollowUp>>;
 
     /// Takes a reaction as an answer to the question that the message asked, if it asked one.
     async fn react(&self, caller: Caller, to: MessageKey, emoji: String) -> anyhow::Result<()>;

@@ -309,16 +309,23 @@ impl Loop {
         match command.lane() {
             Lane::Store => {
                 failpoint("command-began");
-                let done = commands.execute(caller, command).await;
+                let rest = commands.execute(caller, command).await?;
                 failpoint("command-done");
-                done
+                if let Some(rest) = rest {
+                    self.outside.spawn(rest);
+                }
+                Ok(())
             }
             Lane::Outside => {
                 self.outside.spawn(async move {
                     let key = caller.key.clone();
-                    if let Err(error) = commands.execute(caller, command).await {
-                        let error = format!("{error:#}");
-                        tracing::error!(%key, error, "a command is left for the next start");
+                    match commands.execute(caller, command).await {
+                        Ok(Some(rest)) => rest.await,
+                        Ok(None) => {}
+                        Err(error) => {
+                            let error = format!("{error:#}");
+                            tracing::error!(%key, error, "a command is left for the next start");
+                        }
                     }
                 });
                 Ok(())

@@ -3,7 +3,7 @@
 use super::*;
 use crate::chat::{Part, SendError};
 use crate::clock::Clock;
-use crate::commands::{Caller, Command, Names};
+use crate::commands::{Caller, Command, FollowUp, Names};
 use crate::model::chat::{Incoming, IncomingBody, Outgoing};
 use crate::model::ids::{MessageKey, RoomKey, SessionKey};
 use crate::store::{StoreError, Tx, inbox, outbox};
@@ -83,7 +83,7 @@ struct FakeCommands {
 
 #[async_trait]
 impl CommandRunner for FakeCommands {
-    async fn execute(&self, caller: Caller, command: Command) -> anyhow::Result<()> {
+    async fn execute(&self, caller: Caller, command: Command) -> anyhow::Result<Option<FollowUp>> {
         let write = self.store.write(move |tx| {
             let text = format!("did {command:?}");
             let dedup = format!("answer:{}", caller.key);
@@ -91,7 +91,7 @@ impl CommandRunner for FakeCommands {
             inbox::mark_done(tx, &[caller.key])
         });
         write.await?;
-        Ok(())
+        Ok(None)
     }
 
     async fn react(&self, caller: Caller, _: MessageKey, _: String) -> anyhow::Result<()> {
