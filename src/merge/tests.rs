@@ -385,3 +385,15 @@ async fn the_order_is_priority_then_age_and_a_withdrawn_item_ends_its_gates() {
     running.await.unwrap();
     assert_eq!(scene.events().await, []);
 }
+
+#[tokio::test]
+async fn a_refused_push_is_told_to_the_room_and_the_item_is_merged_all_the_same() {
+    let mut scene = Scene::new(&[]);
+    scene.config.projects[0].push = true;
+    let commit = scene.branch(1, "new.txt", "x");
+    scene.queue(1, &commit, 0).await;
+    let events = scene.run(1).await;
+    assert!(matches!(events[..], [Event::Merged { .. }]), "{events:?}");
+    let posted = scene.posted().await;
+    assert!(posted.len() == 1 && posted[0].contains("could not be pushed"), "{posted:?}");
+}

@@ -300,6 +300,8 @@ struct Family(Option<Members>);
 
 struct Members {
     leader: i32,
+    /// Tells the leader from a later process with its number.
+    leader_started: Option<u64>,
     marker: String,
     /// Descendants seen so far, with their start times: they may lose their parents later.
     seen: HashSet<(i32, u64)>,
@@ -308,7 +310,11 @@ struct Members {
 impl Family {
     fn of(child: &Child, marker: String) -> Self {
         let leader = child.id().and_then(|pid| i32::try_from(pid).ok());
-        Self(leader.map(|leader| Members { leader, marker, seen: HashSet::new() }))
+        Self(leader.map(|leader| {
+            // Not reaped yet, so the number is still its own.
+            let leader_started = stat_of(leader).map(|stat| stat.started);
+            Members { leader, leader_started, marker, seen: HashSet::new() }
+        }))
     }
 
     fn ask_to_end(&mut self) {
@@ -338,12 +344,16 @@ impl Members {
     fn look(&mut self) -> Vec<i32> {
         let all = processes();
         let own = nix::unistd::getpid().as_raw();
+        // Once the leader is reaped, its number may belong to a stranger.
+        let stranger =
+            all.get(&self.leader).is_some_and(|stat| Some(stat.started) != self.leader_started);
+        let by_number = |pid: i32, stat: &Stat| {
+            !stranger && [pid, stat.session, stat.group].contains(&self.leader)
+        };
         let mut found: HashSet<i32> = all
             .iter()
             .filter(|(pid, stat)| {
-                **pid == self.leader
-                    || stat.session == self.leader
-                    || stat.group == self.leader
+                by_number(**pid, stat)
                     || self.seen.contains(&(**pid, stat.started))
                     || marker_of(**pid).is_some_and(|marker| marker.contains(&self.marker))
             })
@@ -473,5 +483,28 @@ mod tests {
         dropped.abort();
         assert!(dropped.await.is_err());
         assert!(!alive(pid));
+    }
+
+    #[tokio::test]
+    async fn commands_of_a_dead_server_are_swept_and_those_of_a_live_one_are_not() {
+        let spawn = |marker: String| {
+            let mut command = Command::new("sleep");
+            command.arg("305").env(MARKER, marker).kill_on_drop(true).spawn().unwrap()
+        };
+        let pid = nix::unistd::getpid().as_raw();
+        // A pid with another start time is a stranger that has the number now.
+        let mut of_dead = spawn(format!("{pid}-1:x;"));
+        let mut of_live = spawn(format!("{pid}-1:x;{}:y;", owner()));
+        // Until the new program runs, its environment is still ours.
+        for child in [&of_dead, &of_live] {
+            let pid = i32::try_from(child.id().unwrap()).unwrap();
+            while marker_of(pid).is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert!(sweep_orphans() >= 1);
+        let ended = tokio::time::timeout(Duration::from_secs(10), of_dead.wait()).await;
+        assert!(!ended.unwrap().unwrap().success());
+        assert!(of_live.try_wait().unwrap().is_none());
     }
 }
