@@ -3,6 +3,7 @@
 mod flow;
 mod functions;
 mod interleaving;
+mod whole;
 
 use super::service::Outside;
 use super::world::{Checked, FailedGate, GateOutcome, World};
