@@ -63,22 +63,25 @@ impl Roster {
     }
 }
 
-/// Gives every waiting item that can have one an agent; notes for the others why not.
-pub(super) fn assign(tx: &Tx<'_>, config: &Config) -> Result<(), WorkError> {
+/// Gives every waiting item that can have one an agent; notes for the others why not. Returns how
+/// many were started.
+pub(super) fn assign(tx: &Tx<'_>, config: &Config) -> Result<usize, WorkError> {
     let waiting: Vec<Item> = items::in_columns(tx, None, &[Column::Coding, Column::Qa])?
         .into_iter()
         .filter(|item| item.stage.claim().is_none() && role_of(&item.stage).is_some())
         .collect();
     if waiting.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let mut roster = Roster::read(tx)?;
+    let busy = roster.busy.len();
     each(tx, &waiting, |tx, item| {
         if let Err(why_not) = assign_one(tx, config, &mut roster, item)? {
             note_once(tx, item.id, What::NotStarted, &why_not, &json!({}))?;
         }
         Ok(())
-    })
+    })?;
+    Ok(roster.busy.len() - busy)
 }
 
 /// The role that is assigned in a stage. Merging is code, not an agent's.

@@ -18,7 +18,7 @@ const TOLD: usize = 6;
 /// Explains why an item stands where it stands, in Markdown.
 pub fn explain(conn: &Connection, id: ItemId) -> Result<String, WorkError> {
     let item = find(conn, id)?;
-    let mut text = format!("**{id} {}**: {}\n", item.name, situation(conn, &item)?);
+    let mut text = format!("**#{id} {}**: {}\n", item.name, situation(conn, &item)?);
     let mut history: Vec<(DateTime<Utc>, String)> = Vec::new();
     for decision in decisions::of_item(conn, id, TOLD)? {
         history.push((decision.at, format!("{}: {}", words(decision.what), decision.why)));

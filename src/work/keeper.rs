@@ -28,6 +28,11 @@ struct Next {
     item: Option<Item>,
 }
 
+/// How far the keeper has come in the log of moves.
+pub(super) fn position(conn: &Connection) -> Result<i64, WorkError> {
+    Ok(log::position(conn, SUBSCRIBER, Log::Transitions)?)
+}
+
 /// Removes the next worktree that is due; says whether there may be more.
 pub(super) async fn step(store: &Store, world: &dyn World) -> Result<bool, WorkError> {
     let Some(next) = store.read(find_next).await? else { return Ok(false) };
@@ -55,7 +60,7 @@ pub(super) async fn step(store: &Store, world: &dyn World) -> Result<bool, WorkE
 }
 
 fn find_next(conn: &Connection) -> Result<Option<Next>, WorkError> {
-    let position = log::position(conn, SUBSCRIBER, Log::Transitions)?;
+    let position = position(conn)?;
     let moves = log::transitions_after(conn, position, BATCH)?;
     let mut seen = position;
     for moved in &moves {

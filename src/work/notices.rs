@@ -5,7 +5,8 @@
 //! notice that pings nobody; results, questions and failures are texts. What a person just did by a
 //! command is not repeated: the command's own answer says it.
 
-use super::{WorkError, movers, queue, text};
+use super::{WorkError, keeper, movers, queue, text};
+use crate::clock::from_millis;
 use crate::model::chat::Outgoing;
 use crate::model::event::{Event, EventRow, Transition};
 use crate::model::ids::{RoomKey, SessionKey};
@@ -13,11 +14,16 @@ use crate::model::item::{Item, OriginKind};
 use crate::model::stage::{Column, Stage};
 use crate::store::log::{self, Log};
 use crate::store::{Tx, items, outbox};
+use chrono::Duration;
 
 /// This reader's name in the table of cursors.
 const SUBSCRIBER: &str = "work.notices";
 /// How many rows one transaction reads.
 const BATCH: usize = 100;
+
+/// How long "merged" waits for the worktree and the branch to be gone, so that what is announced as
+/// finished is finished.
+const TIDY_FIRST: Duration = Duration::seconds(5);
 
 /// How much attention something wants.
 enum Said {
@@ -28,7 +34,16 @@ enum Said {
 /// Tells rooms what happened since the last time; says whether there may be more to read.
 pub(super) fn post(tx: &Tx<'_>) -> Result<bool, WorkError> {
     let position = log::position(tx, SUBSCRIBER, Log::Transitions)?;
-    let moves = log::transitions_after(tx, position, BATCH)?;
+    let mut moves = log::transitions_after(tx, position, BATCH)?;
+    let more = moves.len() == BATCH;
+    let tidied = keeper::position(tx)?;
+    let now = from_millis(tx.now());
+    let too_early = |moved: &Transition| {
+        matches!(moved.to, Stage::Done { .. }) && moved.seq > tidied && now - moved.at < TIDY_FIRST
+    };
+    if let Some(first) = moves.iter().position(too_early) {
+        moves.truncate(first);
+    }
     for moved in &moves {
         announce(tx, moved)?;
     }
@@ -43,7 +58,7 @@ pub(super) fn post(tx: &Tx<'_>) -> Result<bool, WorkError> {
     if let Some(last) = events.last() {
         log::advance(tx, SUBSCRIBER, Log::Events, last.seq)?;
     }
-    Ok(moves.len() == BATCH || events.len() == BATCH)
+    Ok(more && !moves.is_empty() || events.len() == BATCH)
 }
 
 fn announce(tx: &Tx<'_>, moved: &Transition) -> Result<(), WorkError> {

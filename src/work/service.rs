@@ -9,6 +9,7 @@ use super::settle::{self, Due, Verdict};
 use super::world::World;
 use super::{WorkError, assign, keeper, merges, movers, notices};
 use crate::config::Config;
+use crate::failpoint::failpoint;
 use crate::model::ids::ItemId;
 use crate::store::{Changes, Store, Tx};
 use std::collections::{HashMap, HashSet};
@@ -42,6 +43,8 @@ pub(super) struct Outside {
     pub due: Vec<Due>,
     /// Items whose agent is to be stopped, with why.
     pub strays: Vec<(ItemId, String)>,
+    /// How many agents were started.
+    pub started: usize,
     /// Whether another pass would find more at once.
     pub more: bool,
 }
@@ -52,8 +55,8 @@ enum Done {
     Checked(ItemId, bool),
     /// An item's agents were stopped, or could not be.
     Stopped(ItemId),
-    /// A worktree was removed, or there was none to remove.
-    Kept,
+    /// The worktrees of ended items are gone; `true`: there was something to do.
+    Kept(bool),
 }
 
 impl WorkService {
@@ -94,7 +97,11 @@ impl WorkService {
     /// One pass over the rows, in one transaction.
     pub(super) async fn pass(&self) -> Result<Outside, WorkError> {
         let config = Arc::clone(&self.config);
-        self.store.write(move |tx| pass(tx, &config)).await
+        let outside = self.store.write(move |tx| pass(tx, &config)).await?;
+        if outside.started > 0 {
+            failpoint("assigned");
+        }
+        Ok(outside)
     }
 
     /// Looks at an item's work and writes what follows; `true` when the look itself failed.
@@ -110,6 +117,7 @@ impl WorkService {
             tracing::error!(item = id.0, %error, "the result of a check was not written");
             return true;
         }
+        failpoint("checked");
         trouble
     }
 
@@ -129,9 +137,9 @@ pub(super) fn pass(tx: &Tx<'_>, config: &Config) -> Result<Outside, WorkError> {
     movers::promote(tx)?;
     merges::retry(tx)?;
     movers::archive(tx, retention(config))?;
-    assign::assign(tx, config)?;
+    let started = assign::assign(tx, config)?;
     more |= notices::post(tx)?;
-    Ok(Outside { due, strays: settle::strays(tx)?, more })
+    Ok(Outside { due, strays: settle::strays(tx)?, started, more })
 }
 
 fn retention(config: &Config) -> chrono::Duration {
@@ -188,13 +196,14 @@ impl Beside {
             self.keeping = true;
             let service = self.service.clone();
             self.tasks.spawn(async move {
+                let mut moved = false;
                 loop {
                     match keeper::step(&service.store, service.world.as_ref()).await {
-                        Ok(true) => {}
-                        Ok(false) => return Done::Kept,
+                        Ok(true) => moved = true,
+                        Ok(false) => return Done::Kept(moved),
                         Err(error) => {
                             tracing::error!(%error, "the worktree keeper failed");
-                            return Done::Kept;
+                            return Done::Kept(false);
                         }
                     }
                 }
@@ -207,7 +216,12 @@ impl Beside {
         loop {
             match self.tasks.join_next().await {
                 None => std::future::pending::<()>().await,
-                Some(Ok(Done::Kept)) => self.keeping = false,
+                Some(Ok(Done::Kept(moved))) => {
+                    self.keeping = false;
+                    if moved {
+                        return;
+                    }
+                }
                 Some(Ok(Done::Stopped(id))) => {
                     self.stopping.remove(&id);
                     return;

@@ -149,7 +149,11 @@ impl Bench {
     async fn settle(&self) {
         for _ in 0..20 {
             let outside = self.pass().await;
-            if outside.due.is_empty() && !outside.more {
+            let mut tidied = false;
+            while keeper::step(&self.store, self.world.as_ref()).await.unwrap() {
+                tidied = true;
+            }
+            if outside.due.is_empty() && !outside.more && !tidied {
                 return;
             }
             for due in outside.due {

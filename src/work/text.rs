@@ -46,7 +46,7 @@ pub(super) fn first_line(text: &str) -> &str {
 
 /// The item, as every message begins.
 fn head(item: &Item) -> String {
-    format!("**{} {}**", item.id, item.name)
+    format!("**#{} {}**", item.id, item.name)
 }
 
 /// It started by itself.
@@ -56,8 +56,8 @@ pub(super) fn promoted(item: &Item, why: &str) -> String {
 
 /// An agent began.
 pub(super) fn claimed(item: &Item, agent: &str, qa: bool) -> String {
-    let does = if qa { "checks it" } else { "starts on it" };
-    format!("{}: {agent} {does}.", head(item))
+    let what = if qa { "QA" } else { "work" };
+    format!("{}: {what} started by {agent}.", head(item))
 }
 
 /// Its gates failed and its coder goes on.

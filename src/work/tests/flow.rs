@@ -36,9 +36,9 @@ async fn a_started_item_is_coded_checked_merged_and_archived() {
     while keeper::step(&bench.store, bench.world.as_ref()).await.unwrap() {}
     assert!(bench.world.removed.lock().unwrap().contains(&id));
     insta::assert_snapshot!(bench.heard().join("\n"), @r###"
-notice: **1 Add a calculator**: coder-1 starts on it.
-notice: **1 Add a calculator**: the gates pass on `c0ffee11`; it is in the merge queue.
-text: **1 Add a calculator** is merged as `f00df00d`.
+notice: **#1 Add a calculator**: work started by coder-1.
+notice: **#1 Add a calculator**: the gates pass on `c0ffee11`; it is in the merge queue.
+text: **#1 Add a calculator** is merged as `f00df00d`.
 "###);
 }
 
@@ -87,7 +87,7 @@ async fn failing_gates_go_back_to_the_same_agent_and_block_after_the_retries() {
     bench.settle().await;
     assert_eq!(bench.item(id).stage.name(), "blocked");
     insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"
-text: **1 Add a calculator** is blocked: the gate `make test` failed with exit 1, after 2 retries. `start 1` tries again.
+text: **#1 Add a calculator** is blocked: the gate `make test` failed with exit 1, after 2 retries. `start 1` tries again.
 
 ```
 expected 4, got 5
@@ -105,7 +105,7 @@ async fn a_gate_that_is_not_there_blocks_at_once_instead_of_burning_retries() {
     bench.settle().await;
     bench.report_done(id);
     bench.settle().await;
-    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **1 Add a calculator** is blocked: the gate `make test` failed with exit 127. `start 1` tries again."###);
+    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: the gate `make test` failed with exit 127. `start 1` tries again."###);
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn uncommitted_work_is_asked_for_until_three_asks_bring_no_progress() {
     assert!(asks[3].starts_with("These changes are not committed: a.rs, b.rs."), "{}", asks[3]);
     bench.report_done(id);
     bench.settle().await;
-    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **1 Add a calculator** is blocked: its worktree holds changes that are not committed: the agent ended 5 times without committing its work (3 of them in a row without any progress). `start 1` tries again."###);
+    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: its worktree holds changes that are not committed: the agent ended 5 times without committing its work (3 of them in a row without any progress). `start 1` tries again."###);
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn an_agent_that_dies_is_started_once_more_and_then_the_item_is_blocked() 
     bench.end_turn(id, None, TurnEnd::Clean);
     bench.wait_ms(3_000);
     bench.settle().await;
-    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **1 Add a calculator** is blocked: coder-1 ended without reporting, also after it was started again. `start 1` tries again."###);
+    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: coder-1 ended without reporting, also after it was started again. `start 1` tries again."###);
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn a_failed_merge_goes_back_to_a_coder_and_the_third_of_a_kind_is_final() 
     bench.settle().await;
     assert_eq!(bench.item(id).stage.name(), "merge_failure_final");
     insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"
-text: **1 Add a calculator** could not be merged, for the third time: `make test` failed on the merged tree with exit code 1. It is not tried again by itself; `start 1` gives it to a coder.
+text: **#1 Add a calculator** could not be merged, for the third time: `make test` failed on the merged tree with exit code 1. It is not tried again by itself; `start 1` gives it to a coder.
 
 ```
 expected 4, got 5
@@ -282,7 +282,7 @@ async fn nothing_to_merge_blocks_the_item_in_words() {
     let id = in_queue(&bench).await;
     bench.merge_fails(id, MergeFailureKind::EmptyDiff);
     bench.settle().await;
-    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **1 Add a calculator** is blocked: there is nothing to merge: its commits change nothing against the base branch. `start 1` tries again."###);
+    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: there is nothing to merge: its commits change nothing against the base branch. `start 1` tries again."###);
 }
 
 #[tokio::test]
@@ -328,9 +328,9 @@ async fn dependents_start_by_themselves_when_all_is_done_and_stay_when_it_was_gi
     assert!(bench.live(waits).is_some());
     assert_eq!(bench.item(stays).stage, Stage::Backlog);
     insta::assert_snapshot!(bench.heard()[3..].join("\n"), @r###"
-text: **1 Add a calculator** is merged as `f00d`.
-notice: **3 Add a calculator** starts by itself: all that it depends on is done: 1.
-notice: **3 Add a calculator**: coder-1 starts on it.
+text: **#1 Add a calculator** is merged as `f00d`.
+notice: **#3 Add a calculator** starts by itself: all that it depends on is done: 1.
+notice: **#3 Add a calculator**: work started by coder-1.
 "###);
 }
 
@@ -363,7 +363,7 @@ async fn qa_by_a_person_waits_for_the_approval() {
     bench.settle().await;
     bench.report_done(id);
     bench.settle().await;
-    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **1 Add a calculator**: the gates pass on `c0ffee11`. `diff 1` shows it, `approve 1` merges it, `reject 1 why` turns it down."###);
+    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator**: the gates pass on `c0ffee11`. `diff 1` shows it, `approve 1` merges it, `reject 1 why` turns it down."###);
     bench.write(move |tx| apply(tx, id, &StageEvent::Approved, &person(), "approved")).unwrap();
     assert!(bench.queued(id));
 }
@@ -382,7 +382,7 @@ async fn the_pinned_agent_wins_and_whoever_waits_is_told_for_whom() {
     assert!(bench.live(others[1]).is_none());
     let why = bench.read(|conn| explain(conn, others[1]));
     insta::assert_snapshot!(why, @r###"
-**3 Add a calculator**: waits for a free coder: coder-1 is on 2 since 20:26; coder-2 is on 1 since 20:26.
+**#3 Add a calculator**: waits for a free coder: coder-1 is on 2 since 20:26; coder-2 is on 1 since 20:26.
 
 How that came about:
 - 28 May 20:26:40 not started: waits for a free coder: coder-1 is on 2 since 20:26; coder-2 is on 1 since 20:26
@@ -428,7 +428,7 @@ async fn three_starts_without_a_commit_block_the_item() {
         bench.end_turn(id, None, auth);
     }
     bench.settle().await;
-    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **1 Add a calculator** is blocked: agents were started on it 3 times without a commit. `start 1` tries again."###);
+    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: agents were started on it 3 times without a commit. `start 1` tries again."###);
 }
 
 #[tokio::test]
