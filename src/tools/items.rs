@@ -419,10 +419,16 @@ async fn item_stop(context: Arc<Context>, caller: ToolCaller, args: OneItem) -> 
         Ok::<_, Refusal>((work::stop(tx, id, &origin)?, origin.id))
     };
     let (item, who) = context.services.store.write(stop).await?;
-    match context.stopper.stop_item(id, &format!("stopped by {who}")).await {
-        Ok(()) => Ok(format!("Stopped: {}", line(&item))),
-        Err(left) => refuse(format!("#{id} is blocked now, but its agents are not gone: {left}")),
+    let report = context.services.agents.stop_item(id, &format!("stopped by {who}")).await?;
+    if !report.survivors.is_empty() {
+        let pids: Vec<String> = report.survivors.iter().map(ToString::to_string).collect();
+        return refuse(format!(
+            "#{id} is blocked now, but processes of its agent cannot be killed: {}. Tell the person.",
+            pids.join(", ")
+        ));
     }
+    let agent = report.agent.map(|agent| format!(" {agent} was ended.")).unwrap_or_default();
+    Ok(format!("Stopped: {}.{agent}", line(&item)))
 }
 
 fn merge_status(context: &Context, conn: &Connection, _: &ToolCaller, _: Nothing) -> Answer {

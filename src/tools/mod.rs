@@ -21,7 +21,7 @@ mod time;
 
 use crate::llm::tools::{ToolCaller, ToolHost, ToolOutcome, ToolSpec};
 use crate::model::agent::Role;
-use crate::model::ids::{ItemId, ProjectName, RoomKey};
+use crate::model::ids::{ProjectName, RoomKey};
 use crate::model::item::{Origin, OriginKind};
 use crate::project::Project;
 use crate::services::Services;
@@ -34,13 +34,6 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
-
-/// Ends an item's agents, when a tool stops it.
-#[async_trait]
-pub trait StopsAgents: Send + Sync {
-    /// Kills what works on `item`, verified; an error says what is left.
-    async fn stop_item(&self, item: ItemId, why: &str) -> Result<(), String>;
-}
 
 /// The tools. Cloning shares them.
 #[derive(Clone)]
@@ -56,7 +49,6 @@ struct Inner {
 /// What tools have at hand.
 struct Context {
     services: Services,
-    stopper: Arc<dyn StopsAgents>,
 }
 
 /// Why a tool did nothing.
@@ -201,15 +193,15 @@ where
 }
 
 impl Tools {
-    /// The tools over `services`; `stopper` ends the agents of an item that is stopped.
-    pub fn new(services: Services, stopper: Arc<dyn StopsAgents>) -> Self {
+    /// The tools over `services`.
+    pub fn new(services: Services) -> Self {
         let mut tools = Vec::new();
         tools.extend(items::tools());
         tools.extend(agents::tools());
         tools.extend(mail::tools());
         tools.extend(projects::tools());
         tools.extend(time::tools());
-        let context = Arc::new(Context { services, stopper });
+        let context = Arc::new(Context { services });
         Self { inner: Arc::new(Inner { context, tools }) }
     }
 
