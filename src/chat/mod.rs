@@ -9,6 +9,7 @@ pub mod matrix;
 pub mod render;
 mod sender;
 pub mod split;
+mod text;
 mod typing;
 
 pub use sender::Sender;

@@ -19,7 +19,7 @@
 //! answer and our note of it, followed by more than a day of downtime, posts that piece twice.
 
 use super::split::{self, Cut};
-use super::{Part, SendError, Transport};
+use super::{Part, SendError, Transport, text};
 use crate::failpoint::failpoint;
 use crate::model::chat::{OutgoingContent, Weight};
 use crate::model::ids::{MessageKey, OutboxId, RoomKey, SessionKey};
@@ -322,10 +322,7 @@ impl Sender {
             // The text is kept in the outbox; the room at least learns that it is missing.
             (Err(SendError::Permanent(error)), Part::File { .. }) => {
                 let note = Part::Message {
-                    markdown: format!(
-                        "The file with the whole answer could not be attached: {error}. \
-                         Ask for it in smaller parts."
-                    ),
+                    markdown: text::file_failed(&error),
                     weight: Weight::Text,
                     mentions: vec![],
                     reply_to: None,
@@ -383,7 +380,7 @@ fn forget(busy: &mut HashSet<RoomKey>, done: Result<RoomKey, tokio::task::JoinEr
 /// What an edit leaves of a piece that is not needed any more.
 fn blank() -> Part {
     Part::Message {
-        markdown: "(see above)".to_owned(),
+        markdown: text::SEE_ABOVE.to_owned(),
         weight: Weight::Notice,
         mentions: vec![],
         reply_to: None,

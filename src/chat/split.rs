@@ -5,6 +5,8 @@
 //! between paragraphs where that does not waste more than two thirds of a piece, else between
 //! lines, and inside a line only when the line alone is too long.
 
+use super::text;
+
 /// How many bytes of Markdown go into one message: with its HTML beside it and encrypted, that
 /// stays well under the 64 KiB which Matrix allows an event.
 pub const PART_LIMIT: usize = 8 * 1024;
@@ -55,11 +57,7 @@ pub fn cut(markdown: &str, limit: usize) -> Cut {
 /// The beginning of a text that goes out as a file.
 fn summary(markdown: &str) -> String {
     let beginning = pieces(markdown, SUMMARY).into_iter().next().unwrap_or_default();
-    format!(
-        "{}\n\n… The whole answer is {} KB long; it is in the file that follows.",
-        beginning.trim_end(),
-        markdown.len().div_ceil(1024)
-    )
+    format!("{}\n\n{}", beginning.trim_end(), text::rest_in_file(markdown.len()))
 }
 
 /// A fence that is open: how it was opened, and what closes it.

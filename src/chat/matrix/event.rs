@@ -3,6 +3,7 @@
 //! Reads the JSON itself, leniently: an event that a stricter reader would refuse must not vanish,
 //! and anything unknown is [`Kind::Other`].
 
+use crate::chat::text;
 use crate::clock::from_millis;
 use crate::model::ids::{MessageKey, PersonId};
 use chrono::{DateTime, Utc};
@@ -75,8 +76,8 @@ pub struct Said {
 
 /// Reads an event; `None` when it has no id or sender that could be worked with.
 pub fn read(json: &Value) -> Option<Event> {
-    let key = text(&json["event_id"])?;
-    let sender = text(&json["sender"])?;
+    let key = string(&json["event_id"])?;
+    let sender = string(&json["sender"])?;
     // Both become parts of stored session keys, which are parted by a bar.
     if key.contains('|') {
         return None;
@@ -95,10 +96,12 @@ fn kind(json: &Value) -> Kind {
         // A redacted message has lost its content and says nothing any more.
         "m.room.message" => message(content).unwrap_or(Kind::Other),
         "m.room.encrypted" if content["algorithm"].is_string() => Kind::Undecryptable,
-        "m.room.redaction" => match text(&json["redacts"]).or_else(|| text(&content["redacts"])) {
-            Some(of) => Kind::Redaction { of: of.into() },
-            None => Kind::Other,
-        },
+        "m.room.redaction" => {
+            match string(&json["redacts"]).or_else(|| string(&content["redacts"])) {
+                Some(of) => Kind::Redaction { of: of.into() },
+                None => Kind::Other,
+            }
+        }
         "m.reaction" => reaction(content).unwrap_or(Kind::Other),
         "m.room.member" => membership(json).unwrap_or(Kind::Other),
         _ => Kind::Other,
@@ -108,7 +111,7 @@ fn kind(json: &Value) -> Kind {
 fn message(content: &Value) -> Option<Kind> {
     let relation = &content["m.relates_to"];
     if relation["rel_type"] == "m.replace" {
-        let of = text(&relation["event_id"])?.into();
+        let of = string(&relation["event_id"])?.into();
         let mut said = said(&content["m.new_content"])?;
         if said.mentions.is_empty() {
             said.mentions = mentions(content);
@@ -118,9 +121,9 @@ fn message(content: &Value) -> Option<Kind> {
     let mut said = said(content)?;
     if relation["rel_type"] == "m.thread" {
         said.thread =
-            text(&relation["event_id"]).filter(|root| !root.contains('|')).map(Into::into);
+            string(&relation["event_id"]).filter(|root| !root.contains('|')).map(Into::into);
     }
-    let reply_to = text(&relation["m.in_reply_to"]["event_id"]);
+    let reply_to = string(&relation["m.in_reply_to"]["event_id"]);
     if reply_to.is_some() {
         strip_quote(&mut said);
     }
@@ -132,18 +135,18 @@ fn message(content: &Value) -> Option<Kind> {
 
 /// The text of a message, if it is one that people write.
 fn said(content: &Value) -> Option<Said> {
-    let body = text(&content["body"]).unwrap_or_default();
+    let body = string(&content["body"]).unwrap_or_default();
     let body = match content["msgtype"].as_str()? {
         "m.text" => body,
         "m.emote" => format!("* {body}"),
         "m.image" | "m.file" | "m.audio" | "m.video" => attachment(content, &body),
-        "m.location" => format!("{body} ({})", text(&content["geo_uri"])?),
+        "m.location" => format!("{body} ({})", string(&content["geo_uri"])?),
         // Notices are what bots say: answering them makes two bots talk for ever.
         _ => return None,
     };
     Some(Said {
         body,
-        formatted_body: text(&content["formatted_body"]),
+        formatted_body: string(&content["formatted_body"]),
         mentions: mentions(content),
         thread: None,
         reply_to: None,
@@ -152,31 +155,30 @@ fn said(content: &Value) -> Option<Said> {
 
 /// A caption, and a word about the file that cannot be read yet.
 fn attachment(content: &Value, body: &str) -> String {
-    let name = text(&content["filename"]).unwrap_or_else(|| body.to_owned());
-    let kind = content["info"]["mimetype"].as_str().unwrap_or("unknown type");
-    let size =
-        content["info"]["size"].as_u64().map_or(String::new(), |size| format!(", {size} bytes"));
+    let name = string(&content["filename"]).unwrap_or_else(|| body.to_owned());
+    let info = &content["info"];
+    let media_type = info["mimetype"].as_str().unwrap_or("unknown type");
     let caption = if name == body { "" } else { body };
-    let note = format!("[attached: {name} ({kind}{size}); attachments are not read]");
+    let note = text::attachment(&name, media_type, info["size"].as_u64());
     format!("{caption}\n{note}").trim().to_owned()
 }
 
 fn mentions(content: &Value) -> Vec<String> {
     let users = content["m.mentions"]["user_ids"].as_array();
-    users.into_iter().flatten().filter_map(text).collect()
+    users.into_iter().flatten().filter_map(string).collect()
 }
 
 fn reaction(content: &Value) -> Option<Kind> {
     let relation = &content["m.relates_to"];
-    let key = text(&relation["key"])?.replace('\u{fe0f}', "");
-    Some(Kind::Reaction { to: text(&relation["event_id"])?.into(), key })
+    let key = string(&relation["key"])?.replace('\u{fe0f}', "");
+    Some(Kind::Reaction { to: string(&relation["event_id"])?.into(), key })
 }
 
 fn membership(json: &Value) -> Option<Kind> {
     let is_in = |content: &Value| content["membership"] == "join";
     let before = [&json["unsigned"]["prev_content"], &json["prev_content"]];
     Some(Kind::Membership {
-        user: text(&json["state_key"])?,
+        user: string(&json["state_key"])?,
         joined: is_in(&json["content"]) && !before.into_iter().any(is_in),
     })
 }
@@ -197,7 +199,7 @@ fn strip_quote(said: &mut Said) {
     }
 }
 
-fn text(value: &Value) -> Option<String> {
+fn string(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 

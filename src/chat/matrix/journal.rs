@@ -3,6 +3,7 @@
 use super::address::{self, Facts, Myself};
 use super::event::{Event, Kind, Said};
 use super::position;
+use crate::chat::text;
 use crate::model::chat::{Incoming, IncomingBody, Outgoing, OutgoingContent};
 use crate::model::ids::{MessageKey, RoomKey, SessionKey};
 use crate::store::{StoreError, Tx, inbox, meta, outbox, rooms};
@@ -73,14 +74,9 @@ pub fn write(
 
 /// Says hello, once a room.
 fn greet(tx: &Tx<'_>, room: &RoomBatch, myself: &Myself) -> Result<(), StoreError> {
-    let prefix = &myself.prefix;
-    let how = if room.direct { "Write to me" } else { "Mention me" };
     let hello = Outgoing::notice(
         SessionKey::main(room.room.clone()),
-        format!(
-            "Hello! I run a team of coding agents. {how} and say what you need in plain words, \
-             or type `{prefix}help` for the commands."
-        ),
+        text::hello(&myself.prefix, room.direct),
     );
     outbox::enqueue(tx, &hello, Some(&format!("hello:{}", room.room)))?;
     Ok(())
