@@ -53,3 +53,6 @@ pub enum CommandError {
     #[error(transparent)]
     Internal(#[from] anyhow::Error),
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,15 @@
 //! The commands that wait for something outside: agents, git, builds. Safe to repeat.
 
 use super::command::{NewProjectArgs, StatusOf, StopOf};
-use super::context::{Context, refused, sentence};
+use super::context::{Context, fenced, refused, sentence};
 use super::execute::{answer, post};
 use super::{Command, CommandError, triage};
+use crate::doctor;
 use crate::model::chat::Outgoing;
 use crate::model::ids::ItemId;
 use crate::model::stage::Stage;
 use crate::project::bootstrap::{self, BootstrapError, NewProject};
+use crate::services::Services;
 use crate::store::{StoreError, agents as sessions, inbox, meta, outbox, rooms};
 use crate::upgrade::{self, Asked, UpgradeError};
 use crate::work;
@@ -20,7 +22,10 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CommandError
     let text = match command {
         Command::Status(StatusOf::Item(item)) => triage::status(context, item).await?,
         Command::Diff(item) => triage::diff(context, item).await?,
-        Command::Doctor => doctor(context).await?,
+        Command::Doctor => {
+            let Services { config, store, .. } = &context.services;
+            fenced(&doctor::text(&doctor::run(config, Some(store), false).await))
+        }
         Command::Stop(StopOf::Item(item)) => stop_item(context, item).await?,
         Command::Stop(StopOf::All) => stop_all(context).await?,
         Command::Delete { item, confirmed: false } => about_to_delete(context, item).await?,
@@ -126,25 +131,6 @@ async fn delete(context: &Context, id: ItemId) -> Result<(), CommandError> {
         Ok(())
     });
     write.await
-}
-
-/// `doctor`
-async fn doctor(context: &Context) -> Result<String, CommandError> {
-    let services = &context.services;
-    let mut lines = vec![];
-    for (name, problem) in services.projects.problems().await {
-        lines.push(format!("- ❌ project {name}: {problem}"));
-    }
-    let failed = services.store.read(|conn| outbox::failed(conn, 5)).await?;
-    for message in failed {
-        let room = &message.outgoing.session.room;
-        lines.push(format!("- ❌ a message for {room} could not be posted: {}", message.error));
-    }
-    if lines.is_empty() {
-        lines.push("- ✅ the database answers, and every project can be worked in".to_owned());
-    }
-    lines.push("`musher doctor` on the machine tests the rest.".to_owned());
-    Ok(lines.join("\n"))
 }
 
 /// `new project NAME …`
