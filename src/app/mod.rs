@@ -1,8 +1,52 @@
 //! Builds everything, joins the tasks, and shuts down in order.
+//!
+//! **Start.** The data directory's lock first, so that nothing is touched that another server
+//! owns; then what an earlier server left running is swept away, before a session is resumed or a
+//! worktree touched; then the transport; then every service, whose first pass over its rows is its
+//! reconciliation. No order among the services matters: each works from rows.
+//!
+//! **End.** Hearing and dispatching stop first; then the agents, verified; then what was said is
+//! posted; then the database is closed. Each step has a limit, and what is cut off by it goes on
+//! after the next start.
 
+use crate::agents::{Agents, ProjectPlaces, process};
+use crate::chat::console::Console;
+use crate::chat::matrix::MatrixTransport;
+use crate::chat::{Sender, Transport, Typing};
+use crate::cli::socket;
+use crate::clock::Clock;
+use crate::commands::Registry as Commands;
 use crate::config::Config;
-use crate::upgrade::Replacement;
+use crate::coordinator::Coordinator;
+use crate::dispatcher::{CoordinatorTurns, Dispatcher, ServiceCommands, Settings};
+use crate::llm::Llm;
+use crate::llm::prompts::Prompts;
+use crate::llm::tools::ToolHost;
+use crate::mail::Directory;
+use crate::merge::MergeService;
+use crate::project::{Registry, bootstrap};
+use crate::services::Services;
+use crate::store::Store;
+use crate::timers::TimerService;
+use crate::tools::Tools;
+use crate::upgrade::{self, Replacement, Upgrade};
+use crate::work::{WorkService, Workshop};
+use anyhow::Context;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long running turns of the coordinator may take to end at shutdown.
+const TURNS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long posting what is left may take at shutdown.
+const FLUSH_LIMIT: Duration = Duration::from_secs(8);
+
+/// How long the services may take to end at shutdown.
+const SERVICES_LIMIT: Duration = Duration::from_secs(12);
 
 /// How people are heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,12 +66,267 @@ pub enum Ended {
     Replace(Replacement),
 }
 
-/// Runs Musher until it is told to end.
+/// Runs Musher until it is told to end. An error says what to do about it.
+///
+/// `config_file` is where `config` was read from; pages, prompts and stacks of the user's own
+/// stand beside it.
 pub async fn run(
     config: Config,
     config_file: Option<PathBuf>,
     mode: Mode,
 ) -> anyhow::Result<Ended> {
-    let _ = (config, config_file, mode);
-    anyhow::bail!("the server is not put together yet")
+    let store = Store::open(&config.data_dir, Clock::system())?;
+    let outcome =
+        Server { config: Arc::new(config), config_file, mode, store: store.clone() }.serve().await;
+    store.close();
+    outcome
+}
+
+/// What a run is made from.
+struct Server {
+    config: Arc<Config>,
+    config_file: Option<PathBuf>,
+    mode: Mode,
+    store: Store,
+}
+
+/// The way to people.
+enum Door {
+    Matrix(Arc<MatrixTransport>),
+    Console(Arc<Console>),
+}
+
+impl Door {
+    fn transport(&self) -> Arc<dyn Transport> {
+        match self {
+            Door::Matrix(matrix) => Arc::clone(matrix) as Arc<dyn Transport>,
+            Door::Console(console) => Arc::clone(console) as Arc<dyn Transport>,
+        }
+    }
+}
+
+/// When each part is to end.
+#[derive(Clone, Default)]
+struct Ends {
+    /// Hearing and dispatching.
+    intake: CancellationToken,
+    /// Turns that do not end by themselves.
+    hurry: CancellationToken,
+    /// Everything that works from rows.
+    services: CancellationToken,
+    /// Posting.
+    sender: CancellationToken,
+}
+
+impl Server {
+    async fn serve(self) -> anyhow::Result<Ended> {
+        process::become_subreaper();
+        let (services, tools) = self.services().await?;
+        services.agents.reconcile().await.context("looking after the agents of the last run")?;
+        bootstrap::reconcile(&services.projects).await?;
+        let typing = Typing::new();
+        let door = self.door(typing.clone()).await?;
+        self.store.write(|tx| upgrade::announce(tx)).await?;
+
+        let ends = Ends::default();
+        let mut replaced = services.upgrade.replaced();
+        let mut tasks = JoinSet::new();
+        let sender = Sender::new(self.store.clone(), door.transport());
+        self.start_services(&services, &tools, &sender, &ends, &mut tasks);
+        let mut hearing = JoinSet::new();
+        self.start_dispatcher(&services, tools, &door, typing, &ends, &mut hearing)?;
+        start_hearing(&door, &ends, &mut hearing);
+        tracing::info!(version = upgrade::version(), "musher is up");
+
+        let outcome = tokio::select! {
+            why = end_signal() => {
+                tracing::info!(%why, "ending");
+                Ok(Ended::Stopped)
+            }
+            wanted = replaced.wait_for(Option::is_some) => match wanted {
+                Ok(wanted) => Ok(Ended::Replace(wanted.clone().expect("it was waited for"))),
+                Err(_) => Ok(Ended::Stopped),
+            },
+            Some(ended) = hearing.join_next() => match ended {
+                Ok(Ok(())) => Ok(Ended::Stopped),
+                Ok(Err(error)) => Err(error),
+                Err(panic) => Err(anyhow::anyhow!("a task broke: {panic}")),
+            },
+            Some(ended) = tasks.join_next() => Err(anyhow::anyhow!(
+                "a service ended by itself, which it never should: {ended:?}"
+            )),
+        };
+        shut_down(&sender, &ends, tasks, hearing).await;
+        outcome
+    }
+
+    /// Makes the handles, and the tools that act through them.
+    async fn services(&self) -> anyhow::Result<(Services, Arc<Tools>)> {
+        let (store, config) = (self.store.clone(), Arc::clone(&self.config));
+        let projects = Registry::load(&store, &config).await?;
+        let places = ProjectPlaces { store: store.clone(), projects: projects.clone() };
+        let agents = Agents::new(store.clone(), Arc::clone(&config), Arc::new(places));
+        let config_dir =
+            self.config_file.as_ref().and_then(|file| file.parent()).map(PathBuf::from);
+        let services = Services {
+            directory: Arc::new(Directory::new(&config)),
+            llm: Llm::new(&config.llm, None)?,
+            upgrade: Upgrade::new(store.clone(), self.config_file.clone()),
+            agents: agents.clone(),
+            store,
+            config,
+            config_dir,
+            projects,
+        };
+        let tools = Arc::new(Tools::new(services.clone()));
+        agents.set_tools(tools.clone());
+        Ok((services, tools))
+    }
+
+    /// Connects to where people are.
+    async fn door(&self, typing: Typing) -> anyhow::Result<Door> {
+        match self.mode {
+            Mode::Console => Ok(Door::Console(Arc::new(Console::new(self.store.clone())))),
+            Mode::Server => {
+                let matrix = self.config.matrix.as_ref().context(
+                    "the configuration has no [matrix] table: run `musher init`, or try \
+                     `musher console`",
+                )?;
+                let prefix = &self.config.chat.prefix;
+                let transport =
+                    MatrixTransport::connect(matrix, prefix, self.store.clone(), typing).await?;
+                Ok(Door::Matrix(Arc::new(transport)))
+            }
+        }
+    }
+
+    /// Starts everything that works from rows.
+    fn start_services(
+        &self,
+        services: &Services,
+        tools: &Arc<Tools>,
+        sender: &Sender,
+        ends: &Ends,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let (store, config) = (self.store.clone(), Arc::clone(&self.config));
+        let world = Workshop::new(
+            store.clone(),
+            Arc::clone(&config),
+            services.projects.clone(),
+            services.agents.clone(),
+        );
+        let work = WorkService::new(store.clone(), Arc::clone(&config), Arc::new(world));
+        let merge =
+            MergeService::new(store.clone(), services.projects.clone(), config.merge.clone());
+        let agents = services.agents.clone();
+        let end = ends.services.clone();
+        tasks.spawn(work.run(end.clone()));
+        tasks.spawn(merge.run(end.clone()));
+        tasks.spawn(TimerService::new(store).run(end.clone()));
+        let pool_end = end.clone();
+        tasks.spawn(async move { agents.run(pool_end).await });
+        let tools = Arc::clone(tools) as Arc<dyn ToolHost>;
+        tasks.spawn(socket::serve(services.clone(), Some(tools), end));
+        tasks.spawn(sender.clone().run(ends.sender.clone()));
+    }
+
+    fn start_dispatcher(
+        &self,
+        services: &Services,
+        tools: Arc<Tools>,
+        door: &Door,
+        typing: Typing,
+        ends: &Ends,
+        hearing: &mut JoinSet<anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let (registry, complaints) = Commands::load(services.config_dir.as_deref());
+        for complaint in complaints {
+            tracing::warn!("{complaint}");
+        }
+        let registry = Arc::new(registry);
+        let coordinator = Coordinator::new(
+            self.store.clone(),
+            Arc::clone(&self.config),
+            services.llm.clone(),
+            tools,
+            Prompts::new(services.config_dir.clone()),
+            Arc::new(services.projects.clone()),
+        );
+        let dispatcher = Dispatcher {
+            store: self.store.clone(),
+            settings: Settings::from_config(&self.config),
+            registry: Arc::clone(&registry),
+            turns: Arc::new(CoordinatorTurns { coordinator, store: self.store.clone() }),
+            commands: Arc::new(ServiceCommands { services: services.clone(), registry }),
+            transport: door.transport(),
+            typing,
+        };
+        let (intake, hurry) = (ends.intake.clone(), ends.hurry.clone());
+        hearing.spawn(async move {
+            dispatcher.run(intake, hurry).await;
+            Ok(())
+        });
+        Ok(())
+    }
+}
+
+/// Starts what hears people. For the console its end is the end of the run.
+fn start_hearing(door: &Door, ends: &Ends, hearing: &mut JoinSet<anyhow::Result<()>>) {
+    let intake = ends.intake.clone();
+    match door {
+        Door::Matrix(matrix) => {
+            let matrix = Arc::clone(matrix);
+            hearing.spawn(async move { Ok(matrix.run(intake).await?) });
+        }
+        Door::Console(console) => {
+            let console = Arc::clone(console);
+            hearing.spawn(async move { Ok(console.run(intake).await?) });
+        }
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn end_signal() -> &'static str {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::error!(%error, "cannot hear SIGTERM");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        outcome = tokio::signal::ctrl_c() => match outcome {
+            Ok(()) => "Ctrl-C",
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Ends everything in order; see the module's text.
+async fn shut_down(
+    sender: &Sender,
+    ends: &Ends,
+    mut tasks: JoinSet<()>,
+    mut hearing: JoinSet<anyhow::Result<()>>,
+) {
+    ends.intake.cancel();
+    let heard = async { while hearing.join_next().await.is_some() {} };
+    if tokio::time::timeout(TURNS_LIMIT, heard).await.is_err() {
+        ends.hurry.cancel();
+        let heard = async { while hearing.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(TURNS_LIMIT, heard).await;
+    }
+    ends.services.cancel();
+    ends.sender.cancel();
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(SERVICES_LIMIT, ended).await.is_err() {
+        tracing::warn!("a service did not end in time; its work goes on at the next start");
+        tasks.shutdown().await;
+    }
+    let left = sender.flush(FLUSH_LIMIT).await;
+    if left > 0 {
+        tracing::warn!(left, "messages are left to be posted at the next start");
+    }
 }
