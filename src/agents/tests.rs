@@ -1,1 +1,551 @@
+//! The service with a scripted runtime, under paused time.
 
+use super::process::{ExitReport, Ladder};
+use super::runtime::{
+    Answer, Caps, Delivery, InterruptOutcome, RequestId, SendError, SpawnError, SpawnSpec, Stale,
+    TurnOutcome, UserMessage,
+};
+use super::*;
+use crate::clock::Clock;
+use crate::llm::tools::{ToolCaller, ToolOutcome, ToolSpec};
+use crate::model::agent::{Failure, Role, SessionState, TurnEnd, Waiting, WaitingFor};
+use crate::model::event::Event;
+use crate::model::llm::Usage;
+use crate::store::agents::{NewReport, NewSession, Turn};
+use crate::store::{Tx, log, meta};
+use async_trait::async_trait;
+use chrono::{TimeDelta, Utc};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// What the scripted runtime does in a turn, step by step.
+#[derive(Clone)]
+enum Do {
+    Say(RuntimeEvent),
+    Report,
+    Wait(Waiting),
+    /// Says nothing more.
+    Hang,
+}
+
+struct FakeRuntime {
+    store: Store,
+    turns: Arc<Mutex<VecDeque<Vec<Do>>>>,
+    heard: Arc<Mutex<Vec<String>>>,
+    resumed: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+struct FakeSession {
+    spec: SpawnSpec,
+    store: Store,
+    turns: Arc<Mutex<VecDeque<Vec<Do>>>>,
+    heard: Arc<Mutex<Vec<String>>>,
+    events: mpsc::Sender<RuntimeEvent>,
+    stopped: Mutex<bool>,
+}
+
+#[async_trait]
+impl Runtime for FakeRuntime {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Acp
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { steer: true, approve: true, resume: true, cost: true }
+    }
+
+    async fn spawn(
+        &self,
+        spec: SpawnSpec,
+        events: mpsc::Sender<RuntimeEvent>,
+    ) -> Result<Arc<dyn Session>, SpawnError> {
+        hold(&self.resumed).push(spec.resume.clone());
+        Ok(Arc::new(FakeSession {
+            spec,
+            store: self.store.clone(),
+            turns: Arc::clone(&self.turns),
+            heard: Arc::clone(&self.heard),
+            events,
+            stopped: Mutex::new(false),
+        }))
+    }
+}
+
+#[async_trait]
+impl Session for FakeSession {
+    async fn send(&self, message: UserMessage, how: Delivery) -> Result<(), SendError> {
+        hold(&self.heard).push(message.text.clone());
+        let _ = self.events.send(RuntimeEvent::Consumed(message.id)).await;
+        if how == Delivery::Steer {
+            return Ok(());
+        }
+        let steps = hold(&self.turns).pop_front().unwrap_or_else(|| vec![Do::Hang]);
+        let (events, store, tools) =
+            (self.events.clone(), self.store.clone(), Arc::clone(&self.spec.tools));
+        tokio::spawn(async move {
+            let ready = RuntimeEvent::Ready {
+                native_id: "native-1".to_owned(),
+                model: "m".to_owned(),
+                bad_tools: vec![],
+            };
+            let _ = events.send(ready).await;
+            for step in steps {
+                match step {
+                    Do::Say(event) => {
+                        let _ = events.send(event).await;
+                    }
+                    Do::Report => report(&store, tools.item).await,
+                    Do::Wait(waiting) => {
+                        let session = tools.session;
+                        store
+                            .write(move |tx| sessions::announce_wait(tx, session, &waiting))
+                            .await
+                            .unwrap();
+                    }
+                    Do::Hang => {}
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn withdraw(&self, _id: Uuid) -> Result<bool, SendError> {
+        Ok(false)
+    }
+
+    async fn interrupt(&self, _deadline: Duration) -> InterruptOutcome {
+        InterruptOutcome::Clean
+    }
+
+    async fn answer(&self, _request: &RequestId, _answer: Answer) -> Result<(), Stale> {
+        Ok(())
+    }
+
+    async fn stop(&self, _ladder: Ladder) -> ExitReport {
+        *hold(&self.stopped) = true;
+        ExitReport::default()
+    }
+}
+
+async fn report(store: &Store, item: ItemId) {
+    store
+        .write(move |tx| {
+            sessions::record_report(
+                tx,
+                &NewReport {
+                    agent: "coder-1".into(),
+                    item,
+                    session: None,
+                    kind: MailType::WorkerDone,
+                    summary: "done".to_owned(),
+                    payload: None,
+                },
+            )
+        })
+        .await
+        .unwrap();
+}
+
+struct NoTools;
+
+#[async_trait]
+impl ToolHost for NoTools {
+    fn specs(&self, _caller: &ToolCaller) -> Vec<ToolSpec> {
+        vec![]
+    }
+
+    async fn call(&self, _: &ToolCaller, _: &str, _: &str, _: Value) -> ToolOutcome {
+        ToolOutcome::ok("")
+    }
+}
+
+struct Here(std::path::PathBuf);
+
+#[async_trait]
+impl Places for Here {
+    async fn place(&self, _item: ItemId, _cancel: &CancellationToken) -> anyhow::Result<Place> {
+        Ok(Place { project: "demo".into(), dir: self.0.clone() })
+    }
+}
+
+struct World {
+    _dir: tempfile::TempDir,
+    store: Store,
+    clock: Clock,
+    agents: Agents,
+    turns: Arc<Mutex<VecDeque<Vec<Do>>>>,
+    heard: Arc<Mutex<Vec<String>>>,
+    resumed: Arc<Mutex<Vec<Option<String>>>>,
+    cancel: CancellationToken,
+}
+
+impl World {
+    fn with(agent: Value) -> Self {
+        let mut config = json!({"name": "coder-1", "role": "coder", "runtime": "acp"});
+        config.as_object_mut().unwrap().extend(agent.as_object().unwrap().clone());
+        let config = json!({"llm": {"provider": "replay"}, "agents": [config]});
+        let config: Config = serde_json::from_value(config).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::fixed(Utc::now());
+        let store = Store::open(dir.path(), clock.clone()).unwrap();
+        let (turns, heard, resumed) = (Arc::default(), Arc::default(), Arc::default());
+        let runtime = FakeRuntime {
+            store: store.clone(),
+            turns: Arc::clone(&turns),
+            heard: Arc::clone(&heard),
+            resumed: Arc::clone(&resumed),
+        };
+        let places = Arc::new(Here(dir.path().to_owned()));
+        let agents =
+            Agents::with_runtimes(store.clone(), Arc::new(config), places, vec![Arc::new(runtime)]);
+        agents.set_tools(Arc::new(NoTools));
+        let cancel = CancellationToken::new();
+        Self { _dir: dir, store, clock, agents, turns, heard, resumed, cancel }
+    }
+
+    fn new() -> Self {
+        Self::with(json!({}))
+    }
+
+    fn plays(&self, steps: Vec<Do>) {
+        hold(&self.turns).push_back(steps);
+    }
+
+    fn run(&self) {
+        let (agents, cancel) = (self.agents.clone(), self.cancel.clone());
+        tokio::spawn(async move { agents.run(cancel).await });
+    }
+
+    async fn session(&self) -> AgentSessionId {
+        self.write(|tx| {
+            let new = NewSession {
+                agent: "coder-1".into(),
+                role: Role::Coder,
+                runtime: RuntimeKind::Acp,
+                item: ItemId(1),
+                prompt: "do it".to_owned(),
+                resume_native: None,
+            };
+            Ok(sessions::create_session(tx, &new).unwrap())
+        })
+        .await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> T {
+        self.store.write(work).await.unwrap()
+    }
+
+    async fn find(&self, session: AgentSessionId) -> AgentSession {
+        self.write(move |tx| Ok(sessions::find_session(tx, session)?.unwrap())).await
+    }
+
+    async fn turns_of(&self, session: AgentSessionId) -> Vec<Turn> {
+        self.write(move |tx| sessions::turns_of_session(tx, session)).await
+    }
+
+    /// Waits until the session stands in `state` with `turns` settled turns.
+    async fn until(&self, session: AgentSessionId, state: SessionState, turns: usize) {
+        for _ in 0..700 {
+            let found = self.find(session).await;
+            let settled =
+                self.turns_of(session).await.iter().filter(|t| t.result.is_some()).count();
+            if found.state == state && settled == turns {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        panic!("{:#?}\n{:#?}", self.find(session).await, self.turns_of(session).await);
+    }
+
+    async fn events(&self) -> Vec<Event> {
+        let rows = self.write(|tx| log::events_after(tx, 0, 100)).await;
+        rows.into_iter().map(|row| row.event).collect()
+    }
+
+    async fn deaths(&self) -> Vec<String> {
+        let events = self.events().await;
+        let reasons = events.into_iter().filter_map(|event| match event {
+            Event::WorkerDied { reason, .. } => Some(reason),
+            _other => None,
+        });
+        reasons.collect()
+    }
+}
+
+fn done() -> Do {
+    Do::Say(RuntimeEvent::TurnEnd(TurnOutcome::Done))
+}
+
+fn failed(failure: Failure) -> Do {
+    let message = "it failed".to_owned();
+    Do::Say(RuntimeEvent::TurnEnd(TurnOutcome::Failed { failure, message }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_with_a_prompt_is_run_and_its_report_completes_it() {
+    let world = World::new();
+    let usage = Usage { input: 10, cached: 0, output: 5 };
+    world.plays(vec![
+        Do::Say(RuntimeEvent::Text("working".to_owned())),
+        Do::Say(RuntimeEvent::Used { usage, microusd: 70, model: "m".to_owned() }),
+        Do::Report,
+        done(),
+    ]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::Completed, 1).await;
+    let result = world.turns_of(session).await[0].result.clone().unwrap();
+    assert_eq!((result.end, result.cost_microusd), (TurnEnd::Clean, 70));
+    assert!(result.report.is_some());
+    assert_eq!(world.find(session).await.native_id.as_deref(), Some("native-1"));
+    let events = world.events().await;
+    assert!(matches!(events[..], [Event::TurnFinished { .. }]), "{events:?}");
+    let spent =
+        world.write(|tx| crate::store::costs::of_name_on_item(tx, "coder-1", ItemId(1))).await;
+    assert_eq!((spent.tokens(), spent.microusd), (15, 70));
+    let leases: i64 = world
+        .write(|tx| Ok(tx.query_row("SELECT count(*) FROM agent_leases", [], |row| row.get(0))?))
+        .await;
+    assert_eq!(leases, 0);
+    assert!(hold(&world.agents.inner.live).is_empty(), "its runtime is down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_forgets_to_report_is_asked_once_and_then_counts_as_dead_once() {
+    let world = World::new();
+    world.plays(vec![done()]);
+    world.plays(vec![done()]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::Completed, 2).await;
+    let turns = world.turns_of(session).await;
+    assert!(turns[1].prompt.contains("without a report"), "{}", turns[1].prompt);
+    assert!(turns[1].result.as_ref().unwrap().contract_violation);
+    assert_eq!(world.deaths().await.len(), 1);
+    assert_eq!(*hold(&world.resumed), [None], "the second turn used the same runtime");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_from_before_the_turn_does_not_count() {
+    let world = World::new();
+    report(&world.store, ItemId(1)).await;
+    world.plays(vec![done()]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::InTurn, 1).await;
+    assert_eq!(world.turns_of(session).await[0].result.as_ref().unwrap().report, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_turn_is_ended_and_the_session_given_up() {
+    let world = World::with(json!({"stall_timeout_s": 60}));
+    world.plays(vec![Do::Hang]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::Zombie, 1).await;
+    assert_eq!(world.turns_of(session).await[0].result.as_ref().unwrap().end, TurnEnd::Stalled);
+    assert_eq!(world.deaths().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_session_is_left_alone_until_mail_wakes_it() {
+    let world = World::new();
+    let waiting = Waiting { what: WaitingFor::Reply, until: None, detail: "mail".to_owned() };
+    world.plays(vec![Do::Wait(waiting), done()]);
+    world.plays(vec![Do::Report, done()]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::Waiting, 1).await;
+    tokio::time::sleep(Duration::from_secs(3000)).await;
+    assert_eq!(world.find(session).await.state, SessionState::Waiting);
+    let told = world.agents.tell(&"coder-1".into(), "@ann:hs", "use /tmp @home").await.unwrap();
+    assert_eq!(told, Told::NextTurn);
+    world.until(session, SessionState::Completed, 2).await;
+    assert!(hold(&world.heard)[1].contains("use /tmp @home"));
+    let unread = world.write(|tx| mail::has_waiting(tx, "coder-1", i64::MAX)).await;
+    assert!(!unread, "the mail was acknowledged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_told_to_a_running_turn_steers_it() {
+    let world = World::new();
+    world.plays(vec![Do::Hang]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::InTurn, 0).await;
+    let told = world.agents.tell(&"coder-1".into(), "@ann:hs", "stop that").await.unwrap();
+    assert_eq!(told, Told::Steering);
+    for _ in 0..100 {
+        if hold(&world.heard).len() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(hold(&world.heard)[1].contains("stop that"));
+    let nobody = world.agents.tell(&"coder-9".into(), "@ann:hs", "x").await;
+    assert!(matches!(nobody, Err(TellError::Unknown { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_holds_the_session_until_it_is_over() {
+    let world = World::new();
+    let until = world.clock.now() + TimeDelta::hours(2);
+    world.plays(vec![Do::Say(RuntimeEvent::TurnEnd(TurnOutcome::RateLimited(Some(until))))]);
+    world.plays(vec![Do::Report, done()]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::Waiting, 1).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.turns_of(session).await.len(), 1);
+    world.clock.set(until + TimeDelta::seconds(1));
+    world.until(session, SessionState::Completed, 2).await;
+    let limited = world.events().await;
+    let limited = limited.iter().filter(|event| matches!(event, Event::RateLimited { .. }));
+    assert_eq!(limited.count(), 1);
+    assert_eq!(hold(&world.resumed)[1].as_deref(), Some("native-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_is_not_logged_in_is_paused_and_said_once() {
+    let world = World::new();
+    world.plays(vec![failed(Failure::Auth)]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::Zombie, 1).await;
+    let again = world.session().await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.turns_of(again).await.len(), 0, "nothing starts any more");
+    let events = world.events().await;
+    let paused = events.iter().filter(|event| matches!(event, Event::PoolPaused { .. }));
+    assert_eq!(paused.count(), 1);
+    assert_eq!(world.deaths().await.len(), 0);
+    assert_eq!(world.agents.list().await.unwrap()[0].paused.as_deref(), Some("it failed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_item_has_no_agent_and_nobody_is_told_that_it_died() {
+    let world = World::new();
+    world.plays(vec![Do::Hang]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::InTurn, 0).await;
+    let report = world.agents.stop_item(ItemId(1), "stopped by @ann:hs").await.unwrap();
+    assert!(report.was_running && report.survivors.is_empty());
+    assert_eq!(world.find(session).await.state, SessionState::Completed);
+    let result = world.turns_of(session).await[0].result.clone().unwrap();
+    assert_eq!(result.end, TurnEnd::Stopped { why: "stopped by @ann:hs".to_owned() });
+    assert_eq!(world.deaths().await.len(), 0);
+    let nothing = world.agents.stop_item(ItemId(1), "again").await.unwrap();
+    assert_eq!(nothing, StopReport::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_lets_the_session_go_on_after_the_next_start() {
+    let world = World::new();
+    world.plays(vec![Do::Hang]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::InTurn, 0).await;
+    world.cancel.cancel();
+    world.until(session, SessionState::BetweenTurns, 1).await;
+    let found = world.find(session).await;
+    let prompt = found.pending_prompt.unwrap();
+    assert!(prompt.contains("the server shut down") && prompt.ends_with("do it"), "{prompt}");
+    assert_eq!(found.recoveries, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_cut_off_by_a_crash_goes_on_once_and_is_given_up_without_progress() {
+    let world = World::new();
+    let session = world.session().await;
+    let cut_off = |state| {
+        move |tx: &Tx<'_>| {
+            let turn = sessions::begin_turn(tx, session)?.unwrap();
+            sessions::move_state(tx, session, state)?;
+            sessions::append_turn_event(tx, turn, session, "text", "I begin")
+        }
+    };
+    world.write(cut_off(SessionState::InTurn)).await;
+    world.agents.reconcile().await.unwrap();
+    let found = world.find(session).await;
+    assert_eq!((found.state, found.recoveries), (SessionState::BetweenTurns, 1));
+    assert!(found.pending_prompt.unwrap().starts_with("You were cut off"));
+    world.agents.reconcile().await.unwrap();
+    assert_eq!(world.find(session).await.recoveries, 1, "repeating it changes nothing");
+    world.write(cut_off(SessionState::InTurn)).await;
+    world.agents.reconcile().await.unwrap();
+    assert_eq!(world.find(session).await.state, SessionState::Zombie);
+    world.agents.reconcile().await.unwrap();
+    assert_eq!(world.deaths().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prompt_that_no_model_saw_is_said_again_as_it_was() {
+    let world = World::new();
+    let session = world.session().await;
+    world.write(move |tx| sessions::begin_turn(tx, session)).await.unwrap();
+    world.agents.reconcile().await.unwrap();
+    let found = world.find(session).await;
+    assert_eq!(found.pending_prompt.as_deref(), Some("do it"));
+    world.plays(vec![Do::Report, done()]);
+    world.run();
+    world.until(session, SessionState::Completed, 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_made_before_the_crash_completes_the_session() {
+    let world = World::new();
+    let session = world.session().await;
+    world.write(move |tx| sessions::begin_turn(tx, session)).await.unwrap();
+    report(&world.store, ItemId(1)).await;
+    world.agents.reconcile().await.unwrap();
+    assert_eq!(world.find(session).await.state, SessionState::Completed);
+    assert_eq!(world.deaths().await.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_end_a_session_and_say_which() {
+    let world = World::with(json!({"max_turns": 1, "max_tokens": 100}));
+    let usage = Usage { input: 99, cached: 0, output: 5 };
+    world.plays(vec![Do::Say(RuntimeEvent::Used { usage, microusd: 0, model: "m".to_owned() })]);
+    let session = world.session().await;
+    world.run();
+    world.until(session, SessionState::Zombie, 1).await;
+    assert!(world.deaths().await[0].contains("100 tokens"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_starts_while_everything_is_stopped() {
+    let world = World::new();
+    world.write(|tx| meta::set(tx, meta::STOPPED_ALL, "@ann:hs")).await;
+    let session = world.session().await;
+    world.run();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.turns_of(session).await.len(), 0);
+    world.plays(vec![Do::Report, done()]);
+    world.write(|tx| meta::remove(tx, meta::STOPPED_ALL)).await;
+    world.until(session, SessionState::Completed, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_brake_holds_a_storm_of_starts() {
+    let world = World::new();
+    for _ in 0..40 {
+        world.plays(vec![failed(Failure::Provider)]);
+    }
+    let session = world.session().await;
+    world.run();
+    // The clock of the database stands still, so that each pause is over at once.
+    for _ in 0..60 {
+        let now = world.clock.now();
+        world.clock.set(now + TimeDelta::hours(1));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let turns = world.turns_of(session).await.len();
+    assert!(turns <= 10, "{turns} turns in half a minute");
+}

@@ -228,7 +228,7 @@ impl Driver<'_> {
             RuntimeEvent::Ready { native_id, model, bad_tools } => {
                 self.ready(native_id, model, &bad_tools, &mut kept);
             }
-            RuntimeEvent::Consumed(id) => return self.consumed(id).await,
+            RuntimeEvent::Consumed(id) => self.consumed(id).await?,
             RuntimeEvent::Text(text) => self.progress.last_text = text,
             RuntimeEvent::ToolStart { id, .. } => {
                 self.progress.tools.insert(id);
