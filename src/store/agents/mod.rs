@@ -198,6 +198,13 @@ pub fn set_prompt(tx: &Tx<'_>, session: AgentSessionId, prompt: &str) -> Result<
     Ok(changed == 1)
 }
 
+/// Forgets what the session waited for: its next turn begins.
+fn clear_waiting(tx: &Tx<'_>, session: AgentSessionId) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE agent_sessions SET waiting = NULL WHERE id = ?1")?
+        .execute([session])?;
+    Ok(())
+}
+
 /// Drops the prompt that waits, if any.
 pub fn clear_prompt(tx: &Tx<'_>, session: AgentSessionId) -> Result<(), StoreError> {
     tx.prepare_cached("UPDATE agent_sessions SET pending_prompt = NULL WHERE id = ?1")?
@@ -205,7 +212,8 @@ pub fn clear_prompt(tx: &Tx<'_>, session: AgentSessionId) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Moves a session to `to` if its present state allows it; what it waited for is forgotten.
+/// Moves a session to `to` if its present state allows it. What it waited for is forgotten, except
+/// by `in_turn`: [`begin_turn`] has done that.
 pub fn move_state(
     tx: &Tx<'_>,
     session: AgentSessionId,
@@ -240,11 +248,19 @@ fn compare_and_swap(
         allowed.iter().map(|state| format!("'{}'", state.as_str())).collect();
     let changed = tx
         .prepare_cached(&format!(
-            "UPDATE agent_sessions SET state = ?2, waiting = ?3, updated_at = ?4
+            "UPDATE agent_sessions
+             SET state = ?2, updated_at = ?4, waiting = CASE WHEN ?5 THEN waiting ELSE ?3 END
              WHERE id = ?1 AND state IN ({})",
             allowed.join(", ")
         ))?
-        .execute(params![session, to.as_str(), waiting.map(Json), tx.now()])?;
+        // What a turn announces to wait for may come before the first of its events is written.
+        .execute(params![
+            session,
+            to.as_str(),
+            waiting.map(Json),
+            tx.now(),
+            to == SessionState::InTurn
+        ])?;
     if changed == 1 {
         return Ok(MoveOutcome::Ok);
     }

@@ -127,7 +127,7 @@ fn what_a_session_waits_for_is_forgotten_when_it_goes_on() {
         let waiting = Waiting { what: WaitingFor::Reply, until: None, detail: "mail 7".to_owned() };
         assert_eq!(move_to_waiting(tx, id, &waiting)?, MoveOutcome::Ok);
         assert_eq!(find_session(tx, id)?.unwrap().waiting, Some(waiting));
-        move_state(tx, id, SessionState::InTurn)?;
+        begin_turn(tx, id)?.unwrap();
         assert_eq!(find_session(tx, id)?.unwrap().waiting, None);
         Ok(())
     });

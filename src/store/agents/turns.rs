@@ -56,6 +56,7 @@ pub fn begin_turn(tx: &Tx<'_>, session: AgentSessionId) -> Result<Option<TurnId>
         return Ok(None);
     };
     super::clear_prompt(tx, session)?;
+    super::clear_waiting(tx, session)?;
     tx.prepare_cached("INSERT INTO turns (session, prompt, started_at) VALUES (?1, ?2, ?3)")?
         .execute(params![session, prompt, tx.now()])?;
     Ok(Some(TurnId(tx.last_insert_rowid())))
