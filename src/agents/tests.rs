@@ -1,4 +1,5 @@
 //! The service with a scripted runtime, under paused time.
+#![allow(clippy::wildcard_enum_match_arm)] // a test picks the one event that it is about
 
 use super::process::{ExitReport, Ladder};
 use super::runtime::{
