@@ -15,6 +15,7 @@ mod infrastructure;
 
 mod bad_input;
 mod bursts;
+mod config_errors;
 mod configuration;
 mod console;
 mod crashes;
