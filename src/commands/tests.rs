@@ -99,7 +99,9 @@ impl Desk {
                 self.newest_answer().await
             }
             Parsed::Misused { answer } => return answer,
-            other => panic!("{text}: {other:?}"),
+            other @ (Parsed::Prompt { .. } | Parsed::Unknown { .. } | Parsed::Talk) => {
+                panic!("{text}: {other:?}")
+            }
         };
         let open = self.services.store.read(move |conn| inbox::is_open(conn, &key)).await.unwrap();
         assert!(!open, "{text} is not done");
