@@ -308,6 +308,8 @@ impl Loop {
         let commands = Arc::clone(&self.world.commands);
         match command.lane() {
             Lane::Store => {
+                // What was said before it is answered before it.
+                self.write_marks().await?;
                 failpoint("command-began");
                 let rest = commands.execute(caller, command).await?;
                 failpoint("command-done");
