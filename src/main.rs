@@ -5,7 +5,9 @@ use musher::cli::args::{Cli, Command};
 use musher::cli::{self, Code, Failure};
 use std::process::ExitCode;
 
+#[path = "main/logging.rs"]
 mod logging;
+#[path = "main/serve.rs"]
 mod serve;
 
 fn main() -> ExitCode {
