@@ -84,7 +84,16 @@ async fn every_mistake_is_named_with_file_line_key_and_remedy() {
     let model = ModelServer::start().await;
     let musher = Musher::offline(&model);
     let repository = musher.directory().join("shop");
-    let made = std::process::Command::new("git").args(["init", "-q"]).arg(&repository).status();
+    // `check` looks for the base branch, too, so there must be a commit on it.
+    let init = ["init", "-q", "-b", "main"];
+    let made = std::process::Command::new("git").args(init).arg(&repository).status();
+    assert!(made.unwrap().success());
+    let identity = ["-c", "user.name=Ann", "-c", "user.email=ann@test.local"];
+    let made = std::process::Command::new("git")
+        .args(identity)
+        .args(["commit", "-q", "--allow-empty", "-m", "First"])
+        .current_dir(&repository)
+        .status();
     assert!(made.unwrap().success());
     let good = check(&musher, GOOD, &[]).await;
     assert_eq!(good.code, 0, "{good:?}");

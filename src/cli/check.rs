@@ -19,16 +19,15 @@ pub fn check(given: Option<&Path>, json: bool) -> Result<u8, Failure> {
         Err(ConfigErrors(errors)) => (errors, vec![], Default::default()),
     };
     if !errors.is_empty() {
-        let message = ConfigErrors(errors.clone()).to_string();
-        if json {
-            let hint = "put the keys right; config/musher.example.toml shows every key";
-            let error = json!({
-                "code": Code::Usage, "message": message, "hint": hint, "errors": errors,
-            });
-            print(&format!("{}\n", json!({ "error": error })))?;
-        } else {
-            eprintln!("{message}");
+        if !json {
+            return Err(ConfigErrors(errors).into());
         }
+        let message = ConfigErrors(errors.clone()).to_string();
+        let hint = "put the keys right; config/musher.example.toml shows every key";
+        let error = json!({
+            "code": Code::Usage, "message": message, "hint": hint, "errors": errors,
+        });
+        print(&format!("{}\n", json!({ "error": error })))?;
         return Ok(Code::Usage.exit());
     }
     if json {

@@ -152,6 +152,12 @@ impl Walk<'_> {
                     |known| format!("did you mean \"{known}\"?"),
                 )
             }
+            (given @ (Value::String(_) | Value::Integer(_)), Value::Array(_)) => {
+                format!("write it as a list: [{given}]")
+            }
+            (Value::String(text), sample) if is_kind(text, sample) => {
+                format!("write it without quotes: {text}")
+            }
             (_, sample) => format!("write {}, such as {sample}", a_kind(sample)),
         };
         let error = self.source.error(place, reason, remedy);
@@ -199,6 +205,16 @@ fn slot<'a>(table: &'a mut Table, place: &[Step]) -> Option<&'a mut Value> {
         };
     }
     Some(here)
+}
+
+/// Whether a text would be a value of the right kind, were it not in quotes.
+fn is_kind(text: &str, sample: &Value) -> bool {
+    match sample {
+        Value::Integer(_) => text.parse::<i64>().is_ok(),
+        Value::Float(_) => text.parse::<f64>().is_ok(),
+        Value::Boolean(_) => text.parse::<bool>().is_ok(),
+        Value::String(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => false,
+    }
 }
 
 fn a_kind(value: &Value) -> &'static str {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -225,7 +226,10 @@ impl Musher {
     /// Writes `musher.toml` and returns where it is.
     pub fn write_configuration(&self) -> PathBuf {
         let path = self.directory().join("musher.toml");
-        std::fs::write(&path, toml::to_string(&self.configuration).unwrap()).unwrap();
+        // Moved into place: a process of another call may be reading it at this moment.
+        let mut new = tempfile::NamedTempFile::new_in(self.directory()).unwrap();
+        new.write_all(toml::to_string(&self.configuration).unwrap().as_bytes()).unwrap();
+        new.persist(&path).unwrap();
         path
     }
 
