@@ -138,7 +138,7 @@ class Person:
         lock = "" if event.decrypted else paint(" (not encrypted)", DIM)
         print(f"{head}{lock}")
         for line in body.split("\n"):
-            wrapped = textwrap.wrap(line, WIDTH - 2, drop_whitespace=False) or [""]
+            wrapped = textwrap.wrap(line, WIDTH - 2) or [""]
             if re.match(r"^\s*(```|\||    )", line):
                 wrapped = [line]
             for piece in wrapped:

@@ -3,7 +3,7 @@
 
 def page(orders, number, size=10):
     """Returns page `number` (the first is 1) of `orders`, `size` to a page."""
-    start = max(number - 2, 0) * size
+    start = min(number - 1, 1) * size
     return orders[start : start + size]
 
 
