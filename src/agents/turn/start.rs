@@ -105,15 +105,22 @@ async fn spec(
         .map_err(|error: StoreError| internal(&error.to_string()))?;
     let marker = format!("{instance}-{}-{}", session.id, begun.turn);
     let mut env = base_env(&config.env);
+    let address = format!("{}@musher.localhost", session.agent);
     for (name, value) in [
         ("MUSHER_AGENT", session.agent.to_string()),
         ("MUSHER_ITEM", session.item.to_string()),
         ("MUSHER_PROJECT", place.project.to_string()),
         ("MUSHER_DATA_DIR", data_dir.display().to_string()),
+        // Its commits are its own, also on a machine where nobody has told git a name.
+        ("GIT_AUTHOR_NAME", session.agent.to_string()),
+        ("GIT_AUTHOR_EMAIL", address.clone()),
+        ("GIT_COMMITTER_NAME", session.agent.to_string()),
+        ("GIT_COMMITTER_EMAIL", address),
     ] {
         env.insert(name.to_owned(), value);
     }
-    let role_prompt = Prompts::default()
+    let config_dir = inner.config.file.parent().map(std::path::Path::to_path_buf);
+    let role_prompt = Prompts::new(config_dir)
         .render(session.role.as_str(), minijinja::context! {})
         .map_err(|error| internal(&error.to_string()))?;
     let rules = |texts: &[String]| texts.iter().map(|text| Rule::parse(text)).collect();
