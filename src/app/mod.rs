@@ -126,7 +126,7 @@ impl Server {
         bootstrap::reconcile(&services.projects).await?;
         let typing = Typing::new();
         let door = self.door(typing.clone()).await?;
-        self.store.write(|tx| upgrade::announce(tx)).await?;
+        self.store.write(upgrade::announce).await?;
 
         let ends = Ends::default();
         let mut replaced = services.upgrade.replaced();

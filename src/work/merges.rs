@@ -1,4 +1,4 @@
-//! What follows when the merge queue has landed an item or given it back.
+//! What follows when the merge queue has landed an item or given it back, or a timer is due.
 //!
 //! Read from the event log by a durable cursor that moves in the transaction of the reaction: each
 //! result has its effect exactly once. A failure that a coder can mend goes straight back to one,
@@ -6,7 +6,7 @@
 
 use super::counters::Counters;
 use super::settle::{MAX_ROUNDS, block};
-use super::{WorkError, apply_to, each, queue, system, text};
+use super::{WorkError, apply_to, each, queue, system, text, timed};
 use crate::clock::from_millis;
 use crate::model::event::{Event, EventRow};
 use crate::model::ids::ItemId;
@@ -28,7 +28,7 @@ const FIRST_BACKOFF: Duration = Duration::seconds(15);
 /// The longest such wait.
 const LAST_BACKOFF: Duration = Duration::minutes(10);
 
-/// Reacts to what the merge queue reported; says whether there may be more to read.
+/// Reacts to what the merge queue and timers reported; says whether there may be more to read.
 pub(super) fn take_results(tx: &Tx<'_>) -> Result<bool, WorkError> {
     let position = log::position(tx, SUBSCRIBER, Log::Events)?;
     let rows = log::events_after(tx, position, BATCH)?;
@@ -38,7 +38,7 @@ pub(super) fn take_results(tx: &Tx<'_>) -> Result<bool, WorkError> {
         match tx.nested(|tx| take(tx, &row)) {
             Ok(()) => {}
             Err(WorkError::Store(error)) => return Err(error.into()),
-            Err(error) => tracing::error!(seq = row.seq, %error, "a merge result was passed over"),
+            Err(error) => tracing::error!(seq = row.seq, %error, "an event was passed over"),
         }
     }
     log::advance(tx, SUBSCRIBER, Log::Events, last)?;
@@ -49,10 +49,10 @@ fn take(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
     match &row.event {
         Event::Merged { item, commit } => merged(tx, *item, commit, row),
         Event::MergeFailed { item, kind, output } => failed(tx, *item, kind, output),
+        Event::TimerFired { timer } => timed::fired(tx, *timer, row.seq),
         Event::TurnFinished { .. }
         | Event::WorkerDied { .. }
         | Event::GatesRan { .. }
-        | Event::TimerFired { .. }
         | Event::PoolPaused { .. }
         | Event::RateLimited { .. }
         | Event::BudgetReached { .. }

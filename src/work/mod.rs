@@ -27,6 +27,7 @@ mod queue;
 mod service;
 mod settle;
 mod text;
+mod timed;
 mod world;
 
 #[cfg(test)]

@@ -161,8 +161,12 @@ fn announce_event(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
             Ok(())
         }
         Event::BudgetReached { what, room: None } => say_to_all(tx, &text::budget(what), &key),
-        Event::AgentSaid { .. }
-        | Event::TurnFinished { .. }
+        Event::AgentSaid { item, agent, text, question } => {
+            let Some(item) = items::find(tx, *item)? else { return Ok(()) };
+            let text = text::agent_said(&item, agent.as_str(), text);
+            say(tx, &item, if *question { Said::Result(text) } else { Said::Progress(text) }, &key)
+        }
+        Event::TurnFinished { .. }
         | Event::WorkerDied { .. }
         | Event::GatesRan { .. }
         | Event::Merged { .. }

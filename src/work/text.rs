@@ -133,6 +133,11 @@ pub(super) fn rate_limited(item: &Item, agent: &str, until: DateTime<Utc>) -> St
     format!("{}: {agent} is rate limited and goes on by itself at {until}.", head(item))
 }
 
+/// An agent has something to say, or to ask.
+pub(super) fn agent_said(item: &Item, agent: &str, said: &str) -> String {
+    format!("{}: {agent}: {said}", head(item))
+}
+
 /// A runtime must not be used until a person acts.
 pub(super) fn pool_paused(runtime: &str, reason: &str) -> String {
     format!("Agents that run on {runtime} are paused: {reason}")

@@ -1,6 +1,8 @@
 //! From start to done, and what happens on the way when things go wrong.
 
 use super::*;
+use crate::model::ids::SessionKey;
+use crate::store::timers::{self, NewTimer, TimerKind};
 
 fn conflict() -> MergeFailureKind {
     MergeFailureKind::Conflict { files: vec!["a.rs".to_owned()] }
@@ -439,4 +441,56 @@ async fn a_room_hears_everything_once_also_when_the_reader_dies_before_it_notes_
     bench.write(|tx| Ok(tx.execute("DELETE FROM cursors", [])?)).unwrap();
     bench.settle().await;
     assert_eq!(bench.heard(), heard);
+}
+
+#[tokio::test]
+async fn a_timer_starts_its_item_or_says_in_the_room_why_not() {
+    let bench = Bench::new();
+    let id = bench.file(|_| {});
+    let fire = || {
+        bench
+            .write(move |tx| {
+                let timer = NewTimer {
+                    kind: TimerKind::Start,
+                    session: Some(SessionKey::main(RoomKey::from("!demo"))),
+                    person: None,
+                    created_by: "@ann:hs".to_owned(),
+                    item: Some(id),
+                    text: String::new(),
+                    due_at: from_millis(BEGIN_MS),
+                    cron: None,
+                    zone: "UTC".to_owned(),
+                };
+                let timer = timers::insert(tx, &timer)?;
+                Ok(log::append_event(tx, &Event::TimerFired { timer })?)
+            })
+            .unwrap();
+    };
+    fire();
+    bench.settle().await;
+    assert_eq!(bench.item(id).stage.name(), "coding");
+    fire();
+    bench.settle().await;
+    let heard = bench.heard();
+    assert!(heard.last().unwrap().contains("Item 1 was to be started now, but:"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn what_an_agent_asks_is_posted_once() {
+    let bench = Bench::new();
+    let id = bench.file(|_| {});
+    bench
+        .write(move |tx| {
+            let said = Event::AgentSaid {
+                item: id,
+                agent: "coder-1".into(),
+                text: "Postgres or SQLite?".to_owned(),
+                question: true,
+            };
+            Ok(log::append_event(tx, &said)?)
+        })
+        .unwrap();
+    bench.settle().await;
+    bench.settle().await;
+    assert_eq!(bench.heard(), ["text: **#1 Add a calculator**: coder-1: Postgres or SQLite?"]);
 }
