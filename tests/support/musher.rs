@@ -101,13 +101,12 @@ impl Musher {
         let at = |name: &str| directory.path().join(name).display().to_string();
         std::fs::create_dir(at("home")).unwrap();
         let git = "[user]\n  name = Musher\n  email = musher@test.local\n[init]\n  defaultBranch = main\n";
-        std::fs::write(at("gitconfig"), git).unwrap();
+        std::fs::write(at("home/.gitconfig"), git).unwrap();
         let environment = [
             ("PATH", hermetic_path()),
             ("HOME", at("home")),
             ("LANG", "C.UTF-8".to_owned()),
             ("TZ", "UTC".to_owned()),
-            ("GIT_CONFIG_GLOBAL", at("gitconfig")),
             ("GIT_CONFIG_NOSYSTEM", "1".to_owned()),
             ("ANTHROPIC_API_KEY", "test-key".to_owned()),
             ("ANTHROPIC_BASE_URL", model.url.clone()),
