@@ -113,7 +113,7 @@ async fn a_project_that_is_no_git_repository() {
         musher.built_in_agent("coder-1").set("/projects/0/path", json!(path));
     })
     .await;
-    start_fails(&scene, &["not a git repository"]).await;
+    start_fails(&scene, &["not a git repository", "git init"]).await;
     assert_eq!(std::fs::read_dir(plain.path()).unwrap().count(), 0, "nothing was made there");
 }
 
@@ -153,7 +153,7 @@ async fn a_gate_that_is_not_found() {
     })
     .await;
     agents_write(&scene.model, "Add a calculator", "calculator.txt");
-    start_fails(&scene, &["no-such-gate", "not found"]).await;
+    start_fails(&scene, &["no-such-gate", "not installed", "`gates`"]).await;
     assert_eq!(scene.repository.subjects("main"), ["Start"]);
     // A gate that is not there is nothing that a coder could mend: it is not asked to.
     let conversations =
@@ -216,8 +216,8 @@ async fn a_cli_of_an_untested_version() {
     let doctor = scene.musher.call(&["doctor", "--json"]).await;
     let report = format!("{}{}", doctor.stdout, doctor.stderr);
     assert!(report.contains("0.9.1"), "{report}");
-    let told = scene.musher.log();
-    assert!(told.contains("0.9.1"), "said at the start too: {told}");
+    // Said at the start too.
+    scene.musher.wait_for_log("0.9.1").await;
 }
 
 /// The coordinator is asked, the model fails as `reply`, and the room reads these words.
@@ -235,7 +235,8 @@ async fn the_model_fails(reply: Reply, words: &[&str]) -> Scene {
 
 #[tokio::test]
 async fn a_model_that_does_not_let_us_in() {
-    let scene = the_model_fails(Reply::error(401), &["ANTHROPIC_API_KEY"]).await;
+    let scene =
+        the_model_fails(Reply::error(401), &["refused the key", "[llm]", "api_key_env"]).await;
     assert_eq!(scene.model.requests().len(), 1, "not tried again\n{}", scene.model.print());
     // The question is not lost.
     scene.model.clear_rules();
@@ -254,7 +255,7 @@ async fn a_model_that_wants_us_to_wait() {
 
 #[tokio::test]
 async fn a_model_that_does_not_exist() {
-    the_model_fails(Reply::error(404), &["claude-sonnet-4-5"]).await;
+    the_model_fails(Reply::error(404), &["no such model", "[llm] model"]).await;
 }
 
 #[tokio::test]

@@ -70,10 +70,7 @@ async fn what_cannot_be_made_leaves_nothing_behind() {
             "credentials",
         ),
         (&format!("!new project tools --git {nowhere} --host-only"), "https"),
-        (
-            "!new project tools --git https://127.0.0.1:1/x.git --host-only",
-            "getting the repository",
-        ),
+        ("!new project tools --git https://127.0.0.1:1/x.git --host-only", "etting the repository"),
     ] {
         scene.say(command).await;
         let answer = scene.hear(words).await;

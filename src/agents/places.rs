@@ -42,6 +42,8 @@ impl Places for ProjectPlaces {
             .projects
             .find(&found.project)
             .ok_or_else(|| anyhow!("its project {} is not registered any more", found.project))?;
+        // Its words are for a person, git's own are not.
+        project.check().await.with_context(|| format!("project {}", found.project))?;
         let data_dir = self.store.data_dir();
         let worktree = worktree::ensure(&project, item, &found.name, data_dir, cancel)
             .await

@@ -4,6 +4,7 @@
 //! from starting is looked at anew each time: the emergency stop, a paused runtime, the limits of
 //! the day, of the agent and of the pool, a rate limit not yet over, an item that is being stopped.
 
+use super::runtime::{ProbeReport, probe};
 use super::turn::{self};
 use super::{Agents, Inner, Running, Stop, budget, hold, watchdog};
 use crate::model::agent::{SessionState, WaitingFor};
@@ -47,6 +48,9 @@ impl Agents {
         let mut mail_changed = inner.store.changes("mail");
         let watchdog = watchdog::run(inner, cancel.clone());
         tokio::pin!(watchdog);
+        let look = look_at_runtimes(inner);
+        tokio::pin!(look);
+        let mut looked = false;
         loop {
             if let Err(error) = pass(inner, &mut turns).await {
                 tracing::error!(%error, "the pool could not look at its sessions");
@@ -61,10 +65,29 @@ impl Agents {
                 () = changed.changed() => {}
                 () = mail_changed.changed() => {}
                 () = &mut watchdog => break,
+                () = &mut look, if !looked => looked = true,
                 () = tokio::time::sleep(TICK) => {}
             }
         }
         shut_down(inner, turns).await;
+    }
+}
+
+/// Says in the log which agents cannot work here, or work with a version that was not tested.
+async fn look_at_runtimes(inner: &Inner) {
+    let mut seen = HashSet::new();
+    for agent in &inner.config.agents {
+        let command = agent.command.as_deref();
+        if !seen.insert((agent.runtime, command)) {
+            continue;
+        }
+        match probe(agent.runtime, command).await {
+            Ok(ProbeReport { warning: None, .. }) => {}
+            Ok(ProbeReport { warning: Some(warning), .. }) => {
+                tracing::warn!(agent = %agent.name, "{warning}");
+            }
+            Err(error) => tracing::warn!(agent = %agent.name, "{error}"),
+        }
     }
 }
 

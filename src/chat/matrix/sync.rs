@@ -207,7 +207,7 @@ impl MatrixTransport {
         let wait = *backoff;
         *backoff = (wait * 2).min(BACKOFF_MAX);
         tracing::warn!(
-            error = %outgoing::words(error), wait_s = wait.as_secs(),
+            homeserver = %self.client.homeserver(), error = %outgoing::words(error), wait_s = wait.as_secs(),
             "cannot hear from the homeserver; trying again"
         );
         Ok(wait)
