@@ -8,6 +8,7 @@ use super::musher::Musher;
 use super::person::Person;
 use super::repository::Repository;
 use super::synapse::Synapse;
+use super::unique;
 
 /// A gate that notes the tree it ran on, so that a story can prove what was tested.
 const NOTING_GATE: &str = "git add -A && git write-tree >> \"$(git rev-parse --git-common-dir)/tested\"\n\
@@ -86,13 +87,14 @@ impl Scene {
 
     /// Everything that Musher said before its answer to a command that Ann gives now.
     ///
-    /// The command is the marker for "nothing more comes": what stood in the outbox is sent first.
+    /// The command (there is none of that name) is the marker for "nothing more comes": what stood in the outbox is sent first.
     pub async fn said_until_now(&self) -> Vec<Event> {
-        self.say("!version").await;
-        self.hear(env!("CARGO_PKG_VERSION")).await;
+        let marker = unique("marker");
+        self.say(&format!("!{marker}")).await;
+        self.hear(&marker).await;
         let mut said = self.said().await;
-        let marker = said.iter().rposition(|e| e.body().contains(env!("CARGO_PKG_VERSION")));
-        said.truncate(marker.unwrap());
+        let place = said.iter().position(|event| event.body().contains(&marker));
+        said.truncate(place.unwrap());
         said
     }
 
