@@ -23,6 +23,7 @@ mod mail_from_four_processes;
 mod matrix_transport;
 mod message_to_merge;
 mod new_project;
+mod readme;
 mod rebuild;
 mod reminders;
 mod sanitised;

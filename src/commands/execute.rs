@@ -3,9 +3,11 @@
 use super::command::{Lane, StatusOf};
 use super::context::{Context, sentence};
 use super::{Command, CommandError, act, board, outside, room, see};
+use crate::mail::{self, MailError, Reply};
 use crate::model::chat::Outgoing;
 use crate::model::ids::MessageKey;
 use crate::model::stage::StageEvent;
+use crate::store::mail as mail_rows;
 use crate::store::requests::{self, RequestKind, RequestState};
 use crate::store::{Tx, inbox, outbox};
 use std::future::Future;
@@ -172,6 +174,42 @@ pub async fn react(context: Context, to: MessageKey, emoji: String) -> anyhow::R
             }
         }
         Ok::<_, anyhow::Error>(())
+    });
+    write.await
+}
+
+/// Takes a reply to a message that carried mail as the answer to the mail, and says whether it was
+/// one: the answer, its acknowledgement and "done" are one transaction.
+pub async fn answer_mail(context: Context, to: MessageKey, text: String) -> anyhow::Result<bool> {
+    let store = context.services.store.clone();
+    let write = store.write(move |tx| {
+        let Some(to_mail) = mail_rows::of_message(tx, &to)? else { return Ok(false) };
+        let caller = &context.caller;
+        if !inbox::is_open(tx, &caller.key)? {
+            return Ok(true);
+        }
+        let reply = Reply {
+            to_mail,
+            from: caller.person.0.clone(),
+            body: text,
+            to: None,
+            subject: None,
+            kind: None,
+            priority: None,
+            payload: None,
+        };
+        let said = match tx.nested(|tx| mail::reply(tx, &context.services.directory, reply)) {
+            Ok(sent) => {
+                let first = sent.first().copied();
+                let mail = first.map(|id| mail_rows::find(tx, id)).transpose()?.flatten();
+                let whom = mail.map_or_else(|| "its sender".to_owned(), |mail| mail.to);
+                format!("Passed on to {whom} as mail.")
+            }
+            Err(MailError::Store(error)) => return Err(error.into()),
+            Err(refusal) => format!("That was not passed on: {refusal}"),
+        };
+        post(tx, caller, said)?;
+        Ok::<_, anyhow::Error>(true)
     });
     write.await
 }

@@ -21,7 +21,7 @@ mod triage;
 
 pub use command::{Command, Lane};
 pub use context::Context;
-pub use execute::{FollowUp, execute, react};
+pub use execute::{FollowUp, answer_mail, execute, react};
 pub use help::unknown;
 pub use parse::{Names, Parsed, Registry};
 pub use spec::SPECS;

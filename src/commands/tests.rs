@@ -6,10 +6,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::llm::Llm;
 use crate::mail::Directory;
-use crate::model::chat::{Incoming, IncomingBody};
+use crate::model::chat::{Incoming, IncomingBody, Outgoing};
 use crate::model::ids::RoomKey;
 use crate::services::Services;
-use crate::store::{Store, StoreError, inbox};
+use crate::store::{Store, StoreError, inbox, outbox};
 use crate::upgrade::Upgrade;
 use chrono::Utc;
 use std::sync::Arc;
@@ -255,4 +255,55 @@ async fn rooms_timers_and_costs_answer() {
         assert!(answer.contains(expected), "{command}: {answer}");
     }
     assert_eq!(desk.count("items").await, 0);
+}
+
+#[tokio::test]
+async fn a_reply_to_mail_that_was_posted_goes_back_as_mail_exactly_once() {
+    let desk = Desk::new().await;
+    let session = SessionKey::main(RoomKey::from("!room"));
+    let key = MessageKey::from("$reply");
+    let incoming = Incoming {
+        key: key.clone(),
+        session: session.clone(),
+        sender: "@ann:hs".into(),
+        sender_name: "Ann".to_owned(),
+        sent_at: Utc::now(),
+        addressed: true,
+        body: IncomingBody::Text { text: "80".to_owned(), reply_to: Some("$mail".into()) },
+    };
+    let posted = Outgoing::text(session.clone(), "Which port?");
+    let write = desk.services.store.write(move |tx| {
+        inbox::insert(tx, &incoming)?;
+        tx.execute(
+            "INSERT INTO mail (id, thread_id, sender, recipient, subject, body, type, priority,
+                               created_at)
+             VALUES (1, 1, 'coder-1', '@ann:hs', 'Which port?', '80 or 81', 'question', 1, 0)",
+            [],
+        )?;
+        let row = outbox::enqueue(tx, &posted, Some("mail:1"))?;
+        outbox::mark_sent(tx, row, Some(&"$mail".into()))
+    });
+    write.await.unwrap();
+    let caller = Caller {
+        person: "@ann:hs".into(),
+        name: "Ann".to_owned(),
+        session,
+        admin: false,
+        key: key.clone(),
+    };
+    let context = || {
+        let (services, registry) = (desk.services.clone(), Arc::clone(&desk.registry));
+        Context { services, registry, caller: caller.clone() }
+    };
+    let answer = |to: &str| answer_mail(context(), to.into(), "80".to_owned());
+    assert!(!answer("$other").await.unwrap());
+    assert!(answer("$mail").await.unwrap());
+    assert_eq!(desk.newest_answer().await, "Passed on to coder-1 as mail.");
+    assert!(answer("$mail").await.unwrap());
+    assert_eq!(desk.count("mail").await, 2);
+    let read = desk.services.store.read(|conn| {
+        let sql = "SELECT recipient || ': ' || body || ' in ' || thread_id FROM mail WHERE id = 2";
+        Ok::<String, StoreError>(conn.query_row(sql, [], |row| row.get(0))?)
+    });
+    assert_eq!(read.await.unwrap(), "coder-1: 80 in 1");
 }

@@ -64,6 +64,15 @@ impl CommandRunner for ServiceCommands {
         commands::react(self.context(caller), to, emoji).await
     }
 
+    async fn answer_mail(
+        &self,
+        caller: Caller,
+        to: MessageKey,
+        text: String,
+    ) -> anyhow::Result<bool> {
+        commands::answer_mail(self.context(caller), to, text).await
+    }
+
     fn names(&self) -> Names {
         let agents = self.services.config.agents.iter().map(|agent| agent.name.clone());
         let projects = self.services.projects.list().into_iter().map(|project| project.name);

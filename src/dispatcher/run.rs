@@ -242,7 +242,11 @@ impl Loop {
                 self.marks.notices.push((outgoing, format!("answer:{}", incoming.key)));
                 self.marks.done.push(incoming.key);
             }
-            Route::Talk => self.talk(incoming).await?,
+            Route::Talk => {
+                if !self.is_answered_mail(&incoming).await? {
+                    self.talk(incoming).await?;
+                }
+            }
             Route::Prompt(filled) => {
                 let mut incoming = incoming;
                 incoming.body = IncomingBody::Text { text: filled, reply_to: None };
@@ -268,6 +272,15 @@ impl Loop {
             }
         }
         Ok(())
+    }
+
+    /// Whether the message was the answer to mail that stands in the room, and has gone there.
+    async fn is_answered_mail(&self, incoming: &Incoming) -> anyhow::Result<bool> {
+        let IncomingBody::Text { text, reply_to: Some(to) } = &incoming.body else {
+            return Ok(false);
+        };
+        let caller = self.caller(incoming);
+        self.world.commands.answer_mail(caller, to.clone(), text.clone()).await
     }
 
     async fn talk(&mut self, incoming: Incoming) -> anyhow::Result<()> {

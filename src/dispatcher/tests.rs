@@ -99,6 +99,10 @@ impl CommandRunner for FakeCommands {
         Ok(())
     }
 
+    async fn answer_mail(&self, _: Caller, _: MessageKey, _: String) -> anyhow::Result<bool> {
+        Ok(false)
+    }
+
     fn names(&self) -> Names {
         Names::default()
     }
