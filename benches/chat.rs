@@ -11,7 +11,7 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 use support::figures::{Figures, milliseconds, percentile};
 use support::model_server::{ModelServer, Reply};
-use support::musher::Musher;
+use support::musher::{Musher, program};
 use support::person::Person;
 use support::scene::{Scene, is_agent};
 use support::synapse::Synapse;
@@ -28,7 +28,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut figures = Figures::new("chat");
-        let size = std::fs::metadata(env!("CARGO_BIN_EXE_musher")).unwrap().len();
+        let size = std::fs::metadata(program()).unwrap().len();
         figures.add("binary", &format!("{:.1} MB", size as f64 / 1e6), "");
         start_and_memory(&mut figures).await;
         memory_with_agents(&mut figures).await;

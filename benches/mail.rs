@@ -18,7 +18,7 @@ use serde_json::Value;
 use support::figures::{Figures, milliseconds, percentile};
 use support::installed;
 use support::model_server::ModelServer;
-use support::musher::Musher;
+use support::musher::{Musher, program};
 use support::synapse::Synapse;
 
 const ROUNDS: usize = 2000;
@@ -176,7 +176,7 @@ async fn as_a_process(figures: &mut Figures, existing: usize) {
         }
         let output = Command::new(installed("venv/bin/python"))
             .args(["-I", "-S", "-c", MEASURE, &PROCESSES.to_string()])
-            .arg(env!("CARGO_BIN_EXE_musher"))
+            .arg(program())
             .args(["mail", "send", "--to", "coder-1", "--from", "coder-2"])
             .args(["--subject", "note", "--body", BODY, "-c"])
             .arg(&configuration)

@@ -129,7 +129,7 @@ impl Musher {
             id: account.user_id.clone(),
             account,
             configuration,
-            binary: env!("CARGO_BIN_EXE_musher").into(),
+            binary: program(),
             environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
             directory,
             child: None,
@@ -467,6 +467,12 @@ impl Drop for Musher {
         drop(self.child.take());
         processes::kill_all_of(self.directory());
     }
+}
+
+/// The program under test: the one built with the tests, unless `MUSHER_BINARY` names another.
+pub fn program() -> PathBuf {
+    std::env::var_os("MUSHER_BINARY")
+        .map_or_else(|| env!("CARGO_BIN_EXE_musher").into(), PathBuf::from)
 }
 
 /// Runs a command to its end and takes what it printed.
