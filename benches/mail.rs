@@ -167,7 +167,7 @@ async fn as_a_process(figures: &mut Figures, existing: usize) {
     let model = ModelServer::start().await;
     let mut musher = Musher::new(Synapse::shared().await, &model).await;
     musher.allow_admin("@ann:test.local").built_in_agent("coder-1").built_in_agent("coder-2");
-    fill(&musher.data(), existing);
+    tokio::task::block_in_place(|| fill(&musher.data(), existing));
     let configuration = musher.write_configuration();
     for server in [false, true] {
         if server {
