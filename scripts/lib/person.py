@@ -102,7 +102,9 @@ class Person:
             await self.client.sync(timeout=1000)
             await self.keys()
             room = self.client.rooms.get(self.room)
-            if not room or self.args.bot not in room.users:
+            # An invited user counts as one of the room's; what is said before it has come in is
+            # history to it.
+            if not room or self.args.bot not in room.users or self.args.bot in room.invited_users:
                 continue
             await self.client.joined_members(self.room)
             self.client.olm.users_for_key_query.add(self.args.bot)
