@@ -168,9 +168,11 @@ impl Server {
         let agents = Agents::new(store.clone(), Arc::clone(&config), Arc::new(places));
         let config_dir =
             self.config_file.as_ref().and_then(|file| file.parent()).map(PathBuf::from);
+        let llm = Llm::new(&config.llm, None)?;
+        check_caps(&config, &llm)?;
         let services = Services {
             directory: Arc::new(Directory::new(&config)),
-            llm: Llm::new(&config.llm, None)?,
+            llm,
             upgrade: Upgrade::new(store.clone(), self.config_file.clone()),
             agents: agents.clone(),
             store,
@@ -271,6 +273,21 @@ impl Server {
     }
 }
 
+/// Refuses a cap in money that could not hold, because nobody knows what the model costs.
+fn check_caps(config: &Config, llm: &Llm) -> anyhow::Result<()> {
+    if llm.price().is_some() {
+        return Ok(());
+    }
+    let why = format!(
+        "no price is known for the model {}, so limits in money cannot hold for it: set \
+         usd_per_million_input and usd_per_million_output in [llm]",
+        llm.name()
+    );
+    anyhow::ensure!(config.limits.usd_per_day.is_none(), "[limits] usd_per_day is set, but {why}");
+    tracing::warn!("{why}, or a limit in tokens ([limits] tokens_per_day)");
+    Ok(())
+}
+
 /// Starts what hears people. For the console its end is the end of the run.
 fn start_hearing(door: &Door, ends: &Ends, hearing: &mut JoinSet<anyhow::Result<()>>) {
     let intake = ends.intake.clone();
@@ -328,5 +345,34 @@ async fn shut_down(
     let left = sender.flush(FLUSH_LIMIT).await;
     if left > 0 {
         tracing::warn!(left, "messages are left to be posted at the next start");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_in_money_that_could_not_hold_is_refused_with_the_remedy() {
+        let verdict = |model: &str, more: &str| {
+            let text = format!(
+                "[llm]\nprovider = \"ollama\"\nbase_url = \"http://127.0.0.1:9\"\n\
+                 model = \"{model}\"\n{more}"
+            );
+            let mut config: Config = toml::from_str(&text).unwrap();
+            config.llm.provider = crate::config::Provider::Openai;
+            let llm = Llm::new(&config.llm, None).unwrap();
+            check_caps(&config, &llm).map_err(|error| error.to_string())
+        };
+        let cap = "[limits]\nusd_per_day = 5.0";
+        assert_eq!(verdict("gpt-4o", cap), Ok(()));
+        assert_eq!(verdict("home-grown", ""), Ok(()));
+        let priced = format!("usd_per_million_input = 1.0\nusd_per_million_output = 2.0\n{cap}");
+        assert_eq!(verdict("home-grown", &priced), Ok(()));
+        let refusal = verdict("home-grown", cap).unwrap_err();
+        assert!(
+            refusal.contains("usd_per_day") && refusal.contains("usd_per_million_input"),
+            "{refusal}"
+        );
     }
 }
