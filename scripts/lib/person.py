@@ -165,7 +165,14 @@ class Person:
                 await self.say(text)
 
     async def run(self):
-        """Runs the whole visit."""
+        """Runs the whole visit, and leaves in order however it ends."""
+        try:
+            await self.visit()
+        finally:
+            await self.client.close()
+
+    async def visit(self):
+        """Logs in, waits for the bot, talks."""
         await self.login()
         await self.wait_for_bot()
         tasks = [asyncio.create_task(self.listen())]
@@ -178,7 +185,6 @@ class Person:
         done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()
-        await self.client.close()
         for task in done:
             task.result()
 
