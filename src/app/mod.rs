@@ -16,7 +16,7 @@ use crate::chat::{Sender, Transport, Typing};
 use crate::cli::socket;
 use crate::clock::Clock;
 use crate::commands::Registry as Commands;
-use crate::config::Config;
+use crate::config::{Config, RuntimeKind};
 use crate::coordinator::Coordinator;
 use crate::dispatcher::{CoordinatorTurns, Dispatcher, ServiceCommands, Settings};
 use crate::llm::Llm;
@@ -273,18 +273,32 @@ impl Server {
     }
 }
 
-/// Refuses a cap in money that could not hold, because nobody knows what the model costs.
+/// Refuses caps in money that could not hold, because nobody knows what the model costs.
+///
+/// Only what runs on `[llm]` is asked: the CLIs tell what they cost themselves.
 fn check_caps(config: &Config, llm: &Llm) -> anyhow::Result<()> {
-    if llm.price().is_some() {
-        return Ok(());
+    let unpriced = |name: &str| {
+        format!(
+            "no price is known for the model {name}, so limits in money cannot hold for it: set \
+             usd_per_million_input and usd_per_million_output in [llm]"
+        )
+    };
+    for agent in config.agents.iter().filter(|agent| agent.runtime == RuntimeKind::Api) {
+        let own = Llm::new(&config.llm, agent.model.as_deref())?;
+        let capped = agent.max_usd.is_some() || config.limits.usd_per_day.is_some();
+        anyhow::ensure!(
+            own.price().is_some() || !capped,
+            "agent {} has a limit in money, but {}",
+            agent.name,
+            unpriced(own.name())
+        );
     }
-    let why = format!(
-        "no price is known for the model {}, so limits in money cannot hold for it: set \
-         usd_per_million_input and usd_per_million_output in [llm]",
-        llm.name()
-    );
-    anyhow::ensure!(config.limits.usd_per_day.is_none(), "[limits] usd_per_day is set, but {why}");
-    tracing::warn!("{why}, or a limit in tokens ([limits] tokens_per_day)");
+    if llm.price().is_none() {
+        let why = unpriced(llm.name());
+        let capped = config.limits.usd_per_day.is_some();
+        anyhow::ensure!(!capped, "[limits] usd_per_day is set, but {why}");
+        tracing::warn!("{why}, or a limit in tokens ([limits] tokens_per_day)");
+    }
     Ok(())
 }
 
@@ -369,6 +383,10 @@ mod tests {
         assert_eq!(verdict("home-grown", ""), Ok(()));
         let priced = format!("usd_per_million_input = 1.0\nusd_per_million_output = 2.0\n{cap}");
         assert_eq!(verdict("home-grown", &priced), Ok(()));
+        let agent = "[[agents]]\nname = \"a\"\nrole = \"coder\"\nruntime = \"api\"\nmax_usd = 1.0";
+        assert_eq!(verdict("gpt-4o", agent), Ok(()));
+        let refusal = verdict("gpt-4o", &format!("{agent}\nmodel = \"home-grown\"")).unwrap_err();
+        assert!(refusal.contains("agent a") && refusal.contains("home-grown"), "{refusal}");
         let refusal = verdict("home-grown", cap).unwrap_err();
         assert!(
             refusal.contains("usd_per_day") && refusal.contains("usd_per_million_input"),
