@@ -90,10 +90,17 @@ async fn what_cannot_be_made_leaves_nothing_behind() {
 /// Serves the repositories below a directory by git's own protocol.
 async fn git_daemon(base: &Path) -> (tokio::process::Child, String) {
     let port = free_port();
-    let child = tokio::process::Command::new("git")
-        .args(["daemon", "--listen=127.0.0.1", "--export-all", "--reuseaddr"])
+    // The program itself, not `git daemon`: killing that leaves its child listening for ever, with
+    // the test's output held open.
+    let exec_path = std::process::Command::new("git").arg("--exec-path").output().unwrap();
+    let exec_path = String::from_utf8(exec_path.stdout).unwrap();
+    let child = tokio::process::Command::new(Path::new(exec_path.trim()).join("git-daemon"))
+        .args(["--listen=127.0.0.1", "--export-all", "--reuseaddr"])
         .arg(format!("--port={port}"))
         .arg(format!("--base-path={}", base.display()))
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
