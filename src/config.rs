@@ -270,6 +270,12 @@ pub struct MergeConfig {
     pub author: String,
     /// How long a done item stays on the board, in seconds.
     pub done_retention_s: u64,
+    /// How many queued items are tested together at most.
+    pub merge_batch: usize,
+    /// How long the oldest queued item may wait before the room is told, in seconds.
+    pub merge_age_warn_s: u64,
+    /// The time between two looks at whether open pull requests were merged, in seconds.
+    pub pr_poll_s: u64,
 }
 
 impl Default for MergeConfig {
@@ -278,6 +284,9 @@ impl Default for MergeConfig {
             gate_timeout_s: 1800,
             author: "Musher <musher@localhost>".to_owned(),
             done_retention_s: 4 * 3600,
+            merge_batch: 5,
+            merge_age_warn_s: 3600,
+            pr_poll_s: 60,
         }
     }
 }
@@ -329,6 +338,17 @@ impl Default for LogConfig {
     }
 }
 
+/// How finished work gets onto a project's base branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LandingMode {
+    /// Musher merges it, and pushes the base where that is configured.
+    #[default]
+    Merge,
+    /// Its branch is pushed and a pull request opened; people merge that.
+    Pr,
+}
+
 /// `[[projects]]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -355,6 +375,12 @@ pub struct ProjectConfig {
     /// Whether the base branch is pushed after a merge.
     #[serde(default)]
     pub push: bool,
+    /// Who merges: Musher, or people by pull requests.
+    #[serde(default)]
+    pub mode: LandingMode,
+    /// The shell command that opens a pull request and prints its URL.
+    #[serde(default)]
+    pub pr_command: Option<String>,
     /// Agents that run at the same time in this project; none: the overall limit.
     #[serde(default)]
     pub max_agents: Option<usize>,
@@ -380,6 +406,8 @@ impl ProjectConfig {
             room: None,
             qa: QaMode::default(),
             push: false,
+            mode: LandingMode::default(),
+            pr_command: None,
             max_agents: None,
         }
     }

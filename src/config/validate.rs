@@ -6,7 +6,8 @@
 use super::error::{ConfigError, Step};
 use super::source::Source;
 use super::{
-    AgentConfig, Config, LlmConfig, MatrixConfig, ProjectConfig, Provider, RuntimeKind, parse_zone,
+    AgentConfig, Config, LandingMode, LlmConfig, MatrixConfig, ProjectConfig, Provider,
+    RuntimeKind, parse_zone,
 };
 use std::collections::HashSet;
 
@@ -213,6 +214,9 @@ fn check_numbers(check: &mut Check<'_>, config: &Config) {
     check.positive(config.watchdog.tick_s, at!["watchdog", "tick_s"]);
     check.positive(config.watchdog.stall_timeout_s, at!["watchdog", "stall_timeout_s"]);
     check.positive(config.merge.gate_timeout_s, at!["merge", "gate_timeout_s"]);
+    check.positive(config.merge.merge_batch as u64, at!["merge", "merge_batch"]);
+    check.positive(config.merge.merge_age_warn_s, at!["merge", "merge_age_warn_s"]);
+    check.positive(config.merge.pr_poll_s, at!["merge", "pr_poll_s"]);
     let author = config.merge.author.split_once(" <");
     check.require(
         author.is_some_and(|(name, rest)| {
@@ -274,6 +278,13 @@ fn check_projects(check: &mut Check<'_>, projects: &[ProjectConfig]) {
             at!["projects", position, "gates"],
             "a command of gates or setup is empty",
             "write a shell command, or take it out",
+        );
+        let opens = project.pr_command.as_deref().unwrap_or_default().trim();
+        check.require(
+            project.mode != LandingMode::Pr || !opens.is_empty(),
+            at!["projects", position, "pr_command"],
+            "mode = \"pr\" needs the command that opens a pull request",
+            "add pr_command, such as \"gh pr create --head $MUSHER_BRANCH --fill\"",
         );
         check.positive(
             project.max_agents.unwrap_or(1) as u64,

@@ -13,18 +13,12 @@ use crate::project::Project;
 use crate::project::git::{GitError, Identity, RefUpdate};
 use crate::store::gate_runs::{self, GateRunRow, Place};
 use crate::store::merge_queue::{self, ItemFacts, Landing, QueueRow};
-use crate::store::{StoreError, log, outbox};
+use crate::store::{StoreError, log, merge_state, outbox};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// How often a merge is done again because the base moved, before it is given back.
 const BASE_MOVES: usize = 5;
-
-/// The wait after the first failure of the machine; doubled each time.
-const BACKOFF_FIRST: Duration = Duration::from_secs(10);
-
-/// The longest wait after a failure of the machine.
-const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
 /// Why an item did not land.
 enum Stop {
@@ -77,12 +71,13 @@ impl MergeService {
     ) -> Result<(), StoreError> {
         while !cancel.is_cancelled() {
             let (now, wanted) = (self.store.clock().millis(), name.clone());
-            let row = self.store.read(move |conn| merge_queue::next(conn, &wanted, now)).await?;
-            let Some(row) = row else { return Ok(()) };
+            let rows =
+                self.store.read(move |conn| merge_queue::waiting(conn, &wanted, now)).await?;
+            let Some(row) = rows.into_iter().next() else { return Ok(()) };
             match self.take(&row, cancel).await {
                 Ok(()) => {}
                 Err(Stop::Failed(kind, output)) => self.give_back(&row, kind, output).await?,
-                Err(Stop::Later(what)) => self.put_off(&row, what).await?,
+                Err(Stop::Later(what)) => return self.put_off(&row, what).await,
                 Err(Stop::Withdrawn) => {}
                 Err(Stop::Store(error)) => return Err(error),
             }
@@ -245,10 +240,18 @@ impl MergeService {
     ) -> Result<Option<Landing>, Stop> {
         let (base, commit) = (squashed.base, squashed.commit);
         let checkouts = checkout::look(&self.store, project, &base, &commit).await?;
-        let landing = Landing { base, commit, clean: checkouts.clean, dirty: checkouts.dirty };
-        let (item, wanted, noted) = (row.item, row.commit.clone(), landing.clone());
+        let landing = Landing {
+            base,
+            commit,
+            tip: None,
+            remote: None,
+            clean: checkouts.clean,
+            dirty: checkouts.dirty,
+        };
+        let item = row.item;
+        let noted = [(item, row.commit.clone(), landing.clone())];
         let still_wanted =
-            self.store.write(move |tx| merge_queue::set_landing(tx, item, &wanted, &noted)).await?;
+            self.store.write(move |tx| merge_queue::set_landings(tx, &noted)).await?;
         if !still_wanted {
             return Err(Stop::Withdrawn);
         }
@@ -358,25 +361,22 @@ impl MergeService {
     }
 
     async fn put_off(&self, row: &QueueRow, what: String) -> Result<(), StoreError> {
-        let wait = BACKOFF_FIRST.saturating_mul(1 << row.attempts.min(10)).min(BACKOFF_MAX);
-        tracing::warn!(item = %row.item, what, wait_s = wait.as_secs(), "the merge is put off");
-        let (item, name, since) = (row.item, row.project.clone(), row.queued_at);
+        tracing::warn!(item = %row.item, what, "the merge queue stands still");
+        let (item, name) = (row.item, row.project.clone());
         let bound = self.projects.find(&name).and_then(|project| project.room);
         self.store
             .write(move |tx| {
-                let until = tx.now() + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-                merge_queue::put_off(tx, item, until, &what)?;
-                let Some(room) = merge_queue::room_for(tx, item, &name, bound)? else {
+                let (pause, news) = merge_state::pause(tx, &name, &what, None)?;
+                let Some(room) = merge_queue::room_for(tx, item, &name, bound)?.filter(|_| news)
+                else {
                     return Ok(());
                 };
                 let text = format!(
-                    "Item {item} waits in the merge queue, through no fault of its own: {what}. It \
-                     is tried again by itself."
+                    "The merge queue of {name} stands still, through no fault of its items: {what}. \
+                     It is tried again by itself."
                 );
-                let mut outgoing = Outgoing::text(SessionKey::main(room), text);
-                outgoing.item = Some(item);
-                // Once for each time it is queued, not once for each try.
-                let key = format!("merge-put-off:{item}:{since}");
+                let outgoing = Outgoing::text(SessionKey::main(room), text);
+                let key = format!("merge-paused:{name}:{}", pause.since);
                 outbox::enqueue(tx, &outgoing, Some(&key)).map(drop)
             })
             .await

@@ -187,12 +187,13 @@ impl MergeService {
         cancel: &CancellationToken,
     ) -> Result<Duration, StoreError> {
         let now = self.store.clock().millis();
+        let poll = chrono::Duration::seconds(60);
         let (stopped, due, next) = self
             .store
             .read(move |conn| {
                 let stopped = meta::find(conn, meta::STOPPED_ALL)?.is_some();
-                let due = merge_queue::due_projects(conn, now)?;
-                Ok::<_, StoreError>((stopped, due, merge_queue::next_due(conn, now)?))
+                let due = merge_queue::due_projects(conn, now, poll)?;
+                Ok::<_, StoreError>((stopped, due, merge_queue::next_due(conn, now, poll)?))
             })
             .await?;
         let is_busy = |name: &ProjectName| busy.values().any(|busy| busy == name);

@@ -116,6 +116,7 @@ mod tests {
             kind: "story".to_owned(),
             name: "Add a calculator\n\nMusher-Item: 99".to_owned(),
             origin: Origin::new(OriginKind::User, "@you:example.org", chrono::Utc::now()).unwrap(),
+            body: String::new(),
             room: None,
             agents: vec!["coder-1".into()],
         };

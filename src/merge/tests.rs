@@ -6,7 +6,7 @@ use crate::config::{Config, ProjectConfig};
 use crate::model::event::Event;
 use crate::model::ids::ItemId;
 use crate::model::stage::MergeFailureKind;
-use crate::store::log;
+use crate::store::{log, merge_state};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -58,6 +58,8 @@ impl Scene {
             room: Some("!room:hs".to_owned()),
             qa: crate::model::item::QaMode::Gates,
             push: false,
+            mode: crate::config::LandingMode::Merge,
+            pr_command: None,
             max_agents: None,
         }];
         Self { dir, store, config }
@@ -230,20 +232,19 @@ async fn a_missing_gate_program_is_no_fault_of_the_item_and_the_room_hears_of_it
     scene.queue(1, &commit, 0).await;
     let cancel = CancellationToken::new();
     let running = tokio::spawn(scene.service().await.run(cancel.clone()));
-    let row = tokio::time::timeout(PATIENCE, async {
+    let pause = tokio::time::timeout(PATIENCE, async {
         loop {
-            let row = scene.store.read(|conn| merge_queue::find(conn, ItemId(1))).await.unwrap();
-            if let Some(row) = row.filter(|row| row.attempts > 0) {
-                break row;
+            let pause = scene.store.read(|conn| merge_state::pause_of(conn, &"shop".into())).await;
+            if let Some(pause) = pause.unwrap() {
+                break pause;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    let row = row.await.unwrap();
+    let pause = pause.await.unwrap();
     cancel.cancel();
     running.await.unwrap();
-    assert!(row.error.unwrap().contains("`no-such-tool` is not installed"));
-    assert!(row.not_before > scene.store.clock().millis());
+    assert!(pause.reason.contains("`no-such-tool` is not installed"));
     assert_eq!(scene.events().await, []);
     assert_eq!(scene.posted().await.len(), 1);
 }

@@ -157,6 +157,11 @@ pub enum MergeFailureKind {
     EmptyDiff,
     /// The base moved under every attempt.
     BaseMoved,
+    /// The remote did not take it, or no pull request could be opened.
+    PushRefused {
+        /// What the remote said, in words.
+        reason: String,
+    },
     /// The machine, git or a tool failed: not the item's fault and not counted against it.
     Infrastructure {
         /// What failed, in words.
@@ -174,6 +179,7 @@ impl MergeFailureKind {
             MergeFailureKind::NoCommits => "no_commits",
             MergeFailureKind::EmptyDiff => "empty_diff",
             MergeFailureKind::BaseMoved => "base_moved",
+            MergeFailureKind::PushRefused { .. } => "push_refused",
             MergeFailureKind::Infrastructure { .. } => "infrastructure",
         }
     }
@@ -357,6 +363,7 @@ impl Stage {
                     MergeFailureKind::NoCommits
                     | MergeFailureKind::EmptyDiff
                     | MergeFailureKind::BaseMoved
+                    | MergeFailureKind::PushRefused { .. }
                     | MergeFailureKind::Infrastructure { .. },
                 ..
             } => None,

@@ -12,7 +12,7 @@
 use super::git::{Git, GitError, Identity, check_url};
 use super::registry::{Project, Registry, check_name};
 use super::stacks::{Stack, StackError, Stacks};
-use crate::config::ProjectConfig;
+use crate::config::{LandingMode, ProjectConfig};
 use crate::model::event::Event;
 use crate::model::ids::ProjectName;
 use crate::model::item::QaMode;
@@ -313,6 +313,8 @@ fn settings(plan: &Plan, base: String, stack: Option<&Stack>) -> ProjectConfig {
         room: plan.room.clone(),
         qa: QaMode::default(),
         push: false,
+        mode: LandingMode::default(),
+        pr_command: None,
         max_agents: None,
     }
 }

@@ -6,7 +6,7 @@
 //! file; one that was taken out of the file keeps its row (and items) but is not listed.
 
 use super::git::{Git, GitError};
-use crate::config::{Config, ProjectConfig};
+use crate::config::{Config, LandingMode, ProjectConfig};
 use crate::model::ids::{ProjectName, RoomKey};
 use crate::model::item::QaMode;
 use crate::store::projects::{self, ProjectRow, Source};
@@ -35,6 +35,10 @@ pub struct Project {
     pub qa: QaMode,
     /// Whether the base branch is pushed after a merge.
     pub push: bool,
+    /// Who merges: Musher, or people by pull requests.
+    pub mode: LandingMode,
+    /// The shell command that opens a pull request.
+    pub pr_command: Option<String>,
     /// Agents that run at the same time in it.
     pub max_agents: Option<usize>,
     /// Whether nothing new is started in it.
@@ -44,8 +48,33 @@ pub struct Project {
 impl Project {
     /// The project that settings describe.
     pub fn new(settings: ProjectConfig, paused: bool) -> Self {
-        let ProjectConfig { name, path, base, gates, setup, room, qa, push, max_agents } = settings;
-        Self { name, path, base, gates, setup, room, qa, push, max_agents, paused }
+        let ProjectConfig {
+            name,
+            path,
+            base,
+            gates,
+            setup,
+            room,
+            qa,
+            push,
+            mode,
+            pr_command,
+            max_agents,
+        } = settings;
+        Self {
+            name,
+            path,
+            base,
+            gates,
+            setup,
+            room,
+            qa,
+            push,
+            mode,
+            pr_command,
+            max_agents,
+            paused,
+        }
     }
 
     /// Git in the person's checkout.

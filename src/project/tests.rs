@@ -78,6 +78,8 @@ fn settings(name: &str, path: PathBuf) -> ProjectConfig {
         room: None,
         qa: crate::model::item::QaMode::Gates,
         push: false,
+        mode: crate::config::LandingMode::Merge,
+        pr_command: None,
         max_agents: None,
     }
 }

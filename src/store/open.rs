@@ -10,7 +10,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Every migration, in order. A shipped one is never edited: add the next.
-const ALL: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+const ALL: &[&str] =
+    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_pipeline.sql")];
 
 static MIGRATIONS: LazyLock<Migrations<'static>> =
     LazyLock::new(|| Migrations::new(ALL.iter().map(|sql| M::up(sql)).collect()));
@@ -172,7 +173,7 @@ mod tests {
         conn.pragma_update(None, "user_version", 99).unwrap();
         drop(conn);
         let error = open(dir.path()).err().unwrap().to_string();
-        assert!(error.contains("version 99") && error.contains("only 1"), "{error}");
+        assert!(error.contains("version 99") && error.contains("only 2"), "{error}");
     }
 
     #[test]

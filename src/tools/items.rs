@@ -437,7 +437,7 @@ fn merge_status(context: &Context, conn: &Connection, _: &ToolCaller, _: Nothing
     for project in context.services.projects.list() {
         for row in crate::store::merge_queue::list(conn, &project.name, now)? {
             let state = if row.landing.is_some() { "landing now" } else { "queued" };
-            let error = row.error.map(|error| format!(", put off: {error}")).unwrap_or_default();
+            let error = row.waits.map(|why| format!(", waits: {why}")).unwrap_or_default();
             lines.push(format!(
                 "#{} [{}] {state}, priority {}{error}",
                 row.item, row.project, row.priority

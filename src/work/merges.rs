@@ -193,6 +193,7 @@ fn send_back(
         MergeFailureKind::NoCommits
         | MergeFailureKind::EmptyDiff
         | MergeFailureKind::BaseMoved
+        | MergeFailureKind::PushRefused { .. }
         | MergeFailureKind::Infrastructure { .. } => return Ok(()),
     };
     let rounds = Counters::of(tx, item.id)?.rounds;
@@ -215,7 +216,13 @@ pub(super) fn retry(tx: &Tx<'_>) -> Result<(), WorkError> {
     let failed = items::in_columns(tx, None, &[Column::Merge])?;
     each(tx, &failed, |tx, item| {
         let Stage::MergeFailure { kind, in_a_row, .. } = &item.stage else { return Ok(()) };
-        if !matches!(kind, MergeFailureKind::BaseMoved | MergeFailureKind::Infrastructure { .. }) {
+        let by_itself = matches!(
+            kind,
+            MergeFailureKind::BaseMoved
+                | MergeFailureKind::PushRefused { .. }
+                | MergeFailureKind::Infrastructure { .. }
+        );
+        if !by_itself {
             return Ok(());
         }
         let doublings = in_a_row.saturating_sub(1).min(10);

@@ -6,7 +6,7 @@ use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::Item;
 use crate::model::mail::MailType;
 use crate::store::projects::{self, ProjectRow};
-use crate::store::{Tx, agents as sessions, mail, merge_queue};
+use crate::store::{Tx, agents as sessions, mail, merge_pulls, merge_queue, merge_state};
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 
@@ -44,11 +44,17 @@ pub(super) fn place_of(
     let Some((ahead, row)) = place.and_then(|ahead| Some((ahead, rows.get(ahead)?))) else {
         return Ok("its result is being taken in".to_owned());
     };
-    let put_off = row.error.as_ref().map(|error| format!("; put off because {error}"));
+    if let Some(pull) = merge_pulls::find(conn, item.id)?.filter(|pull| pull.commit == row.commit) {
+        return Ok(format!("its pull request is open: {}", pull.url));
+    }
+    let pause = merge_state::pause_of(conn, &item.project)?;
+    let still = pause.map(|pause| format!("; the queue stands still: {}", pause.reason));
+    let waits = row.waits.as_ref().map(|why| format!("; {why}"));
+    let why = still.or(waits).unwrap_or_default();
     Ok(match (&row.landing, ahead) {
         (Some(_), _) => "it is being landed".to_owned(),
-        (None, 0) => format!("it is the next{}", put_off.unwrap_or_default()),
-        (None, ahead) => format!("{ahead} before it{}", put_off.unwrap_or_default()),
+        (None, 0) => format!("it is the next{why}"),
+        (None, ahead) => format!("{ahead} before it{why}"),
     })
 }
 

@@ -168,6 +168,9 @@ pub(super) fn failure_in_words(kind: &MergeFailureKind) -> String {
             "its commits change nothing against the base branch".to_owned()
         }
         MergeFailureKind::BaseMoved => "the base branch moved under every attempt".to_owned(),
+        MergeFailureKind::PushRefused { reason } => {
+            format!("the remote did not take it ({reason})")
+        }
         MergeFailureKind::Infrastructure { what } => {
             format!("the machine failed ({what}); it is tried again by itself")
         }

@@ -468,7 +468,8 @@ fn merge_failed(
         MergeFailureKind::Conflict { .. }
         | MergeFailureKind::GateFailed { .. }
         | MergeFailureKind::GateTimeout { .. }
-        | MergeFailureKind::BaseMoved => {
+        | MergeFailureKind::BaseMoved
+        | MergeFailureKind::PushRefused { .. } => {
             if in_a_row >= SAME_FAILURES {
                 Stage::MergeFailureFinal { kind, output, commit }
             } else {
