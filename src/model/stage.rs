@@ -69,6 +69,12 @@ pub enum Stage {
         commit: String,
         /// How often in a row a merge of this item failed in this way.
         in_a_row: u32,
+        /// The mergemaster that resolves the conflict; `None` while nobody does.
+        #[serde(default)]
+        claim: Option<AgentName>,
+        /// How often its gates sent it back to that mergemaster.
+        #[serde(default)]
+        retries: u32,
     },
     /// The same merge failure three times in a row; only a person goes on.
     MergeFailureFinal {
@@ -78,6 +84,15 @@ pub enum Stage {
         output: String,
         /// The commit on the item's branch that was to be merged.
         commit: String,
+        /// Whether a person started it since: only then does a mergemaster take it.
+        #[serde(default)]
+        started: bool,
+        /// The mergemaster that works on it.
+        #[serde(default)]
+        claim: Option<AgentName>,
+        /// How often its gates sent it back to that mergemaster.
+        #[serde(default)]
+        retries: u32,
     },
     /// On the base branch.
     Done {
@@ -344,16 +359,14 @@ impl Stage {
 
     /// The role of the agent that may run on the item now.
     ///
-    /// `by_person` says that a person starts it: only then may a mergemaster work on a final
-    /// merge failure.
-    pub fn wants_role(&self, by_person: bool) -> Option<Role> {
+    /// Merging is plain code: a mergemaster is wanted for a conflict, and for a final failure only
+    /// when a person starts it. `work` fits this to the agents that are configured.
+    pub fn wants_role(&self) -> Option<Role> {
         match self {
             Stage::Coding { .. } => Some(Role::Coder),
             Stage::Qa { .. } => Some(Role::Qa),
-            Stage::Merge { .. } => Some(Role::Mergemaster),
-            Stage::MergeFailure { kind: MergeFailureKind::Conflict { .. }, .. } => {
-                Some(Role::Mergemaster)
-            }
+            Stage::MergeFailure { kind: MergeFailureKind::Conflict { .. }, .. }
+            | Stage::MergeFailureFinal { started: true, .. } => Some(Role::Mergemaster),
             Stage::MergeFailure {
                 kind: MergeFailureKind::GateFailed { .. } | MergeFailureKind::GateTimeout { .. },
                 ..
@@ -366,12 +379,34 @@ impl Stage {
                     | MergeFailureKind::PushRefused { .. }
                     | MergeFailureKind::Infrastructure { .. },
                 ..
-            } => None,
-            Stage::MergeFailureFinal { .. } => by_person.then_some(Role::Mergemaster),
-            Stage::Upcoming
+            }
+            | Stage::MergeFailureFinal { started: false, .. }
+            | Stage::Upcoming
             | Stage::Backlog
             | Stage::Blocked { .. }
             | Stage::ReviewHold { .. }
+            | Stage::Merge { .. }
+            | Stage::Done { .. }
+            | Stage::Archived { .. }
+            | Stage::Frozen { .. }
+            | Stage::Abandoned { .. }
+            | Stage::Superseded { .. }
+            | Stage::Rejected { .. } => None,
+        }
+    }
+
+    /// How often it was sent back to the agent that has it, in the stages that count it.
+    pub fn retries(&self) -> Option<u32> {
+        match self {
+            Stage::Coding { retries, .. }
+            | Stage::MergeFailure { retries, .. }
+            | Stage::MergeFailureFinal { retries, .. } => Some(*retries),
+            Stage::Upcoming
+            | Stage::Backlog
+            | Stage::Blocked { .. }
+            | Stage::Qa { .. }
+            | Stage::ReviewHold { .. }
+            | Stage::Merge { .. }
             | Stage::Done { .. }
             | Stage::Archived { .. }
             | Stage::Frozen { .. }
@@ -410,15 +445,15 @@ impl Stage {
     /// The agent that holds the item.
     pub fn claim(&self) -> Option<&AgentName> {
         match self {
-            Stage::Coding { claim, .. } | Stage::Qa { claim, .. } | Stage::Merge { claim, .. } => {
-                claim.as_ref()
-            }
+            Stage::Coding { claim, .. }
+            | Stage::Qa { claim, .. }
+            | Stage::Merge { claim, .. }
+            | Stage::MergeFailure { claim, .. }
+            | Stage::MergeFailureFinal { claim, .. } => claim.as_ref(),
             Stage::Upcoming
             | Stage::Backlog
             | Stage::Blocked { .. }
             | Stage::ReviewHold { .. }
-            | Stage::MergeFailure { .. }
-            | Stage::MergeFailureFinal { .. }
             | Stage::Done { .. }
             | Stage::Archived { .. }
             | Stage::Frozen { .. }

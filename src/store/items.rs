@@ -199,8 +199,8 @@ pub fn children(conn: &Connection, epic: ItemId) -> Result<Vec<Item>, StoreError
 /// Moves `item`, as it was read, to `to`: stage, projections, retries, version and the row in the
 /// transition log in one go. Returns the item as it is now and the position in the log.
 ///
-/// The caller asked the stage machine; nothing here judges. Retries are those of the coding stage,
-/// and start anew when the column changes.
+/// The caller asked the stage machine; nothing here judges. Retries are those of the stage, where
+/// it counts them, and start anew when the column changes.
 pub fn put_stage(
     tx: &Tx<'_>,
     item: &Item,
@@ -208,13 +208,8 @@ pub fn put_stage(
     cause: &str,
     origin: &Origin,
 ) -> Result<(Item, i64), ItemError> {
-    let retries = if let Stage::Coding { retries, .. } = &to {
-        *retries
-    } else if to.column() == item.stage.column() {
-        item.retries
-    } else {
-        0
-    };
+    let stays = to.column() == item.stage.column();
+    let retries = to.retries().unwrap_or(if stays { item.retries } else { 0 });
     let changed = tx
         .prepare_cached(
             "UPDATE items SET stage = ?3, stage_name = ?4, col = ?5, badge = ?6, retries = ?7,

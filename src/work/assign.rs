@@ -6,11 +6,13 @@
 //! live sessions stands behind that.
 //!
 //! An agent is free when it has no live session and holds no item: while its gates run, the work
-//! is still its own, because it gets it back when they fail.
+//! is still its own, because it gets it back when they fail. Work that comes back later (from QA or
+//! from the merge queue) goes to the agent that made it, which is waited for a while: it knows it.
 
 use super::counters::{Counters, MAX_STARTS, note_once};
 use super::{WorkError, apply_to, each, prompt, queue, system};
-use crate::config::{AgentConfig, Config};
+use crate::clock::from_millis;
+use crate::config::{AgentConfig, Config, ProjectConfig};
 use crate::model::agent::Role;
 use crate::model::ids::{AgentName, ItemId, ProjectName};
 use crate::model::item::Item;
@@ -18,11 +20,17 @@ use crate::model::stage::{Column, Stage, StageEvent};
 use crate::store::agents::{self as sessions, CreateError, NewSession};
 use crate::store::decisions::{self, What};
 use crate::store::{Tx, items, meta};
+use chrono::Duration;
+use rusqlite::Connection;
 use serde_json::json;
 use std::collections::HashMap;
 
 /// The span of the start rate limit, in milliseconds.
 const MINUTE_MS: i64 = 60_000;
+/// How long an item that comes back waits for the agent that worked on it before.
+const RETURN_WAIT: Duration = Duration::minutes(10);
+/// The columns in which agents hold items.
+pub(super) const HELD: [Column; 3] = [Column::Coding, Column::Qa, Column::Merge];
 
 /// Who is busy with what.
 struct Roster {
@@ -38,7 +46,7 @@ impl Roster {
     fn read(tx: &Tx<'_>) -> Result<Self, WorkError> {
         let mut roster =
             Self { busy: HashMap::new(), in_project: HashMap::new(), live: HashMap::new() };
-        for item in items::in_columns(tx, None, &[Column::Coding, Column::Qa])? {
+        for item in items::in_columns(tx, None, &HELD)? {
             if let Some(agent) = item.stage.claim() {
                 roster.take(agent.clone(), &item);
             }
@@ -66,9 +74,9 @@ impl Roster {
 /// Gives every waiting item that can have one an agent; notes for the others why not. Returns how
 /// many were started.
 pub(super) fn assign(tx: &Tx<'_>, config: &Config) -> Result<usize, WorkError> {
-    let waiting: Vec<Item> = items::in_columns(tx, None, &[Column::Coding, Column::Qa])?
+    let waiting: Vec<Item> = items::in_columns(tx, None, &HELD)?
         .into_iter()
-        .filter(|item| item.stage.claim().is_none() && role_of(&item.stage).is_some())
+        .filter(|item| item.stage.claim().is_none() && role_for(config, item).is_some())
         .collect();
     if waiting.is_empty() {
         return Ok(0);
@@ -84,9 +92,38 @@ pub(super) fn assign(tx: &Tx<'_>, config: &Config) -> Result<usize, WorkError> {
     Ok(roster.busy.len() - busy)
 }
 
-/// The role that is assigned in a stage. Merging is code, not an agent's.
-fn role_of(stage: &Stage) -> Option<Role> {
-    stage.wants_role(false).filter(|role| matches!(role, Role::Coder | Role::Qa))
+/// The role of the agent that may run `item` now; `None`: nobody may.
+///
+/// A person who pins an agent to an item that is coded decides with it what is done there: a lead
+/// splits it, a scout looks, a reviewer reviews. A conflict is for a mergemaster, or for a coder
+/// where no mergemaster is configured.
+pub fn role_for(config: &Config, item: &Item) -> Option<Role> {
+    let configured = |role| config.agents.iter().any(|agent| fits(agent, role, &item.project));
+    Some(match item.stage.wants_role()? {
+        Role::Coder if matches!(item.stage, Stage::Coding { .. }) => pinned_role(config, item),
+        Role::Mergemaster if !configured(Role::Mergemaster) => Role::Coder,
+        role @ (Role::Coder
+        | Role::Qa
+        | Role::Mergemaster
+        | Role::Lead
+        | Role::Scout
+        | Role::Reviewer) => role,
+    })
+}
+
+/// What the pinned agent does with an item that is coded.
+fn pinned_role(config: &Config, item: &Item) -> Role {
+    let pinned = item.agent.as_ref();
+    let agent = config.agents.iter().find(|agent| Some(&agent.name) == pinned);
+    match agent.map(|agent| agent.role) {
+        Some(role @ (Role::Coder | Role::Lead | Role::Scout | Role::Reviewer)) => role,
+        Some(Role::Qa | Role::Mergemaster) | None => Role::Coder,
+    }
+}
+
+/// Whether `agent` is for that role in that project.
+fn fits(agent: &AgentConfig, role: Role, project: &ProjectName) -> bool {
+    agent.role == role && (agent.projects.is_empty() || agent.projects.contains(project))
 }
 
 /// Starts an agent on `item`; the inner error is why none was started, in words.
@@ -96,7 +133,11 @@ fn assign_one(
     roster: &mut Roster,
     item: &Item,
 ) -> Result<Result<(), String>, WorkError> {
-    let Some(role) = role_of(&item.stage) else { return Ok(Ok(())) };
+    let Some(role) = role_for(config, item) else { return Ok(Ok(())) };
+    if role == Role::Coder && item.stage.column() == Column::Merge {
+        // On its way back to a coder.
+        return Ok(Ok(()));
+    }
     let Some(project) = queue::project(tx, &item.project)? else {
         return Ok(Err(format!("its project {} is not registered any more", item.project)));
     };
@@ -131,8 +172,8 @@ fn assign_one(
             config.limits.max_starts_per_minute
         )));
     }
-    let agent = match choose(tx, config, roster, item, role)? {
-        Ok(agent) => agent,
+    let (agent, why) = match choose(tx, config, roster, item, role)? {
+        Ok(chosen) => chosen,
         Err(why_not) => return Ok(Err(why_not)),
     };
     let counters = Counters::of(tx, item.id)?;
@@ -144,44 +185,68 @@ fn assign_one(
         )?;
         return Ok(Ok(()));
     }
-    begin(tx, item, agent, role, &project.settings)?;
+    begin(tx, item, agent, &why, &project.settings)?;
     roster.take(agent.name.clone(), item);
     roster.live.insert(item.id, agent.name.clone());
     Ok(Ok(()))
 }
 
-/// The agent for `item`: the pinned one, or the first free one in configuration order.
+/// The agent for `item` and why it: the pinned one, the one that worked on it before, or the first
+/// free one in configuration order.
 fn choose<'c>(
     tx: &Tx<'_>,
     config: &'c Config,
     roster: &Roster,
     item: &Item,
     role: Role,
-) -> Result<Result<&'c AgentConfig, String>, WorkError> {
-    let fits = |agent: &&AgentConfig| {
-        agent.role == role && (agent.projects.is_empty() || agent.projects.contains(&item.project))
-    };
-    // A person pins the one who does the work; QA stays with whoever is free.
-    if let (Some(pinned), Role::Coder) = (&item.agent, role) {
+) -> Result<Result<(&'c AgentConfig, String), String>, WorkError> {
+    // A person pins the one who does the work; QA and conflicts stay with whoever is free.
+    let coded = matches!(item.stage, Stage::Coding { .. });
+    if let Some(pinned) = item.agent.as_ref().filter(|_| coded) {
         let Some(agent) = config.agents.iter().find(|agent| agent.name == *pinned) else {
             return Ok(Err(format!(
                 "is pinned to {pinned}, which is not configured: `assign {} AGENT` names another",
                 item.id
             )));
         };
-        if !fits(&agent) {
+        if !fits(agent, role, &item.project) {
             return Ok(Err(format!(
                 "is pinned to {pinned}, which is no {} for project {}",
                 role.as_str(),
                 item.project
             )));
         }
-        return free(tx, roster, agent);
+        let free = free(tx, roster, agent)?;
+        return Ok(free.map(|agent| (agent, format!("{} is pinned to it", agent.name))));
+    }
+    let fitting = || config.agents.iter().filter(|agent| fits(agent, role, &item.project));
+    if let Some(before) = worked_before(tx, item, role)?
+        && let Some(agent) = fitting().find(|agent| agent.name == before)
+    {
+        match free(tx, roster, agent)? {
+            Ok(agent) => {
+                return Ok(Ok((agent, format!("{} worked on it before", agent.name))));
+            }
+            Err(busy) if coded && roster.busy.contains_key(&agent.name) => {
+                let until = item.updated_at + RETURN_WAIT;
+                if from_millis(tx.now()) < until {
+                    let until = until.format("%H:%M");
+                    return Ok(Err(format!(
+                        "waits for {before}, which worked on it before: {busy}; another may take \
+                         it from {until}"
+                    )));
+                }
+            }
+            Err(_paused) => {}
+        }
     }
     let mut reasons = Vec::new();
-    for agent in config.agents.iter().filter(fits) {
+    for agent in fitting() {
         match free(tx, roster, agent)? {
-            Ok(agent) => return Ok(Ok(agent)),
+            Ok(agent) => {
+                let why = format!("{} was the first free {}", agent.name, role.as_str());
+                return Ok(Ok((agent, why)));
+            }
             Err(why_not) => reasons.push(why_not),
         }
     }
@@ -191,6 +256,16 @@ fn choose<'c>(
     } else {
         format!("waits for a free {role}: {}", reasons.join("; "))
     }))
+}
+
+/// The agent that last worked on `item` in this role.
+fn worked_before(
+    conn: &Connection,
+    item: &Item,
+    role: Role,
+) -> Result<Option<AgentName>, WorkError> {
+    let sessions = sessions::sessions_of_item(conn, item.id)?.into_iter().rev();
+    Ok(sessions.filter(|session| session.role == role).map(|session| session.agent).next())
 }
 
 /// Says whether `agent` can take an item now, or what keeps it.
@@ -216,28 +291,52 @@ fn begin(
     tx: &Tx<'_>,
     item: &Item,
     agent: &AgentConfig,
-    role: Role,
-    project: &crate::config::ProjectConfig,
+    why: &str,
+    project: &ProjectConfig,
 ) -> Result<(), WorkError> {
-    let (mut prompt, mut note) = (String::new(), None);
-    if let Stage::Qa { commit, .. } = &item.stage {
-        prompt = prompt::qa(item, &project.base, commit);
-    } else if let Stage::Coding { note: left, .. } = &item.stage {
-        note = left.as_deref();
-        prompt = prompt::coder(item, &project.base, &project.gates, note);
-    }
-    let why = format!("{} was the first free {}", agent.name, role.as_str());
     decisions::record(
         tx,
         Some(item.id),
         What::Started,
-        &why,
-        &json!({"agent": agent.name, "role": role, "pinned": item.agent, "note": note}),
+        why,
+        &json!({
+            "agent": agent.name,
+            "role": agent.role,
+            "pinned": item.agent,
+            "stage": item.stage,
+        }),
     )?;
+    let prompt = first_prompt(item, project);
     let event = StageEvent::Claimed { agent: agent.name.clone() };
     let cause = format!("{} took it", agent.name);
     let item = apply_to(tx, item, &event, &system(tx), &cause)?;
-    create(tx, &item, agent, role, prompt, true)
+    create(tx, &item, agent, prompt, true)
+}
+
+/// What the agent is told that is started on `item`.
+fn first_prompt(item: &Item, project: &ProjectConfig) -> String {
+    match &item.stage {
+        Stage::Qa { commit, .. } => prompt::qa(item, &project.base, commit),
+        Stage::MergeFailure { kind, output, .. }
+        | Stage::MergeFailureFinal { kind, output, .. } => {
+            prompt::mergemaster(item, &project.base, &project.gates, kind, output)
+        }
+        Stage::Coding { note, .. } => {
+            prompt::coder(item, &project.base, &project.gates, note.as_deref())
+        }
+        // No agent is started on these.
+        Stage::Upcoming
+        | Stage::Backlog
+        | Stage::Blocked { .. }
+        | Stage::ReviewHold { .. }
+        | Stage::Merge { .. }
+        | Stage::Done { .. }
+        | Stage::Archived { .. }
+        | Stage::Frozen { .. }
+        | Stage::Abandoned { .. }
+        | Stage::Superseded { .. }
+        | Stage::Rejected { .. } => prompt::coder(item, &project.base, &project.gates, None),
+    }
 }
 
 /// Creates a session; one that goes on where the agent's last one on this item ended, if there was
@@ -246,10 +345,10 @@ pub(super) fn create(
     tx: &Tx<'_>,
     item: &Item,
     agent: &AgentConfig,
-    role: Role,
     prompt: String,
     resume: bool,
 ) -> Result<(), WorkError> {
+    let role = agent.role;
     let before = sessions::sessions_of_item(tx, item.id)?.into_iter().rev().find(|session| {
         session.agent == agent.name && session.role == role && session.runtime == agent.runtime
     });

@@ -58,7 +58,10 @@ fn situation(conn: &Connection, item: &Item) -> Result<String, WorkError> {
                 format!("is in the backlog: {}.", movers::unmet_in_words(item, &waits_for))
             }
         }
-        Stage::Coding { claim: Some(agent), .. } | Stage::Qa { claim: Some(agent), .. } => {
+        Stage::Coding { claim: Some(agent), .. }
+        | Stage::Qa { claim: Some(agent), .. }
+        | Stage::MergeFailure { claim: Some(agent), .. }
+        | Stage::MergeFailureFinal { claim: Some(agent), .. } => {
             working(conn, item, agent.as_str())?
         }
         Stage::Coding { claim: None, .. } => waiting(conn, item, "coder")?,
@@ -73,13 +76,20 @@ fn situation(conn: &Connection, item: &Item) -> Result<String, WorkError> {
             let place = queue::place_of(conn, item, Utc::now())?;
             format!("is in the merge queue with {}: {place}.", text_commit(commit))
         }
-        Stage::MergeFailure { kind, output, in_a_row, .. } => format!(
-            "could not be merged ({}, {in_a_row} in a row).\n\n```\n{output}\n```",
-            kind.name().replace('_', " ")
-        ),
+        Stage::MergeFailure { kind, output, in_a_row, .. } => {
+            let next = match item.stage.wants_role() {
+                Some(_) => format!(" It {}", waiting(conn, item, "mergemaster")?),
+                None => String::new(),
+            };
+            format!(
+                "could not be merged ({}, {in_a_row} in a row).{next}\n\n```\n{output}\n```",
+                kind.name().replace('_', " ")
+            )
+        }
+        Stage::MergeFailureFinal { started: true, .. } => waiting(conn, item, "mergemaster")?,
         Stage::MergeFailureFinal { kind, output, .. } => format!(
             "could not be merged, and is not tried again by itself ({}). `start {id}` gives it to \
-             a coder.\n\n```\n{output}\n```",
+             a mergemaster (or a coder, where there is none).\n\n```\n{output}\n```",
             kind.name().replace('_', " ")
         ),
         Stage::Done { merged_at, commit } => {

@@ -1,13 +1,17 @@
 //! What follows when the merge queue has landed an item or given it back, or a timer is due.
 //!
 //! Read from the event log by a durable cursor that moves in the transaction of the reaction: each
-//! result has its effect exactly once. A failure that a coder can mend goes straight back to one,
-//! with the output; the machine's own failures are tried again with back-off.
+//! result has its effect exactly once. What follows a failure is derived from the stage in every
+//! pass ([`go_on`]), so that an item that was blocked, frozen or read by an older version goes on
+//! as well: a conflict waits for a mergemaster (the assigner's), failed gates go back to a coder
+//! with the output, the machine's own failures are tried again with back-off.
 
 use super::counters::Counters;
 use super::settle::{MAX_ROUNDS, block};
-use super::{WorkError, apply_to, each, queue, system, text, timed};
+use super::{WorkError, apply_to, assign, each, queue, system, text, timed};
 use crate::clock::from_millis;
+use crate::config::Config;
+use crate::model::agent::Role;
 use crate::model::event::{Event, EventRow};
 use crate::model::ids::ItemId;
 use crate::model::item::{Item, OriginKind};
@@ -95,7 +99,7 @@ fn failed(tx: &Tx<'_>, id: ItemId, kind: &MergeFailureKind, output: &str) -> Res
         StageEvent::MergeFailed { kind: kind.clone(), output: text::tail(output), in_a_row };
     let item = apply_to(tx, &item, &event, &system(tx), &what)?;
     match &item.stage {
-        Stage::MergeFailure { kind, output, .. } => send_back(tx, &item, kind, output),
+        Stage::MergeFailure { kind, .. } => count_round(tx, &item, kind),
         Stage::Blocked { reason, .. } => {
             decisions::record(tx, Some(id), What::Blocked, reason, &json!({"kind": kind}))?;
             Ok(())
@@ -130,6 +134,7 @@ fn failures_before(
     let mut count = 0;
     for moved in log::transitions_of(conn, id)?.iter().rev() {
         let by_person = moved.origin.kind != OriginKind::System;
+        let was_queued = matches!(moved.from, Some(Stage::Merge { .. }));
         let again = matches!(
             moved.from,
             Some(
@@ -143,7 +148,9 @@ fn failures_before(
         }
         match &moved.to {
             Stage::MergeFailure { kind: other, .. }
-            | Stage::MergeFailureFinal { kind: other, .. } => {
+            | Stage::MergeFailureFinal { kind: other, .. }
+                if was_queued =>
+            {
                 if other.name() != kind.name() {
                     break;
                 }
@@ -157,6 +164,8 @@ fn failures_before(
             | Stage::Qa { .. }
             | Stage::ReviewHold { .. }
             | Stage::Merge { .. }
+            | Stage::MergeFailure { .. }
+            | Stage::MergeFailureFinal { .. }
             | Stage::Archived { .. }
             | Stage::Frozen { .. }
             | Stage::Abandoned { .. }
@@ -167,8 +176,53 @@ fn failures_before(
     Ok(count)
 }
 
-/// Gives a failed merge to who can mend it; what nobody must mend stays for [`retry`].
-fn send_back(
+/// Counts a failure that somebody has to mend; too many block the item.
+fn count_round(tx: &Tx<'_>, item: &Item, kind: &MergeFailureKind) -> Result<(), WorkError> {
+    match kind {
+        MergeFailureKind::Conflict { .. }
+        | MergeFailureKind::GateFailed { .. }
+        | MergeFailureKind::GateTimeout { .. } => {}
+        MergeFailureKind::NoCommits
+        | MergeFailureKind::EmptyDiff
+        | MergeFailureKind::BaseMoved
+        | MergeFailureKind::PushRefused { .. }
+        | MergeFailureKind::Infrastructure { .. } => return Ok(()),
+    }
+    let what = text::failure_in_words(kind);
+    let rounds = Counters::of(tx, item.id)?.rounds;
+    if rounds >= MAX_ROUNDS {
+        return block(tx, item, &format!("{what}; it was sent back {rounds} times before"));
+    }
+    let inputs = json!({"from": "merge", "kind": kind, "rounds": rounds + 1});
+    decisions::record(tx, Some(item.id), What::SentBack, &what, &inputs)?;
+    Ok(())
+}
+
+/// Brings every failed merge further that nobody works on: back to a coder, or into the queue
+/// again. Those for a mergemaster are the assigner's.
+pub(super) fn go_on(tx: &Tx<'_>, config: &Config) -> Result<(), WorkError> {
+    let failed = items::in_columns(tx, None, &[Column::Merge])?;
+    each(tx, &failed, |tx, item| {
+        let (Stage::MergeFailure { kind, output, .. }
+        | Stage::MergeFailureFinal { kind, output, .. }) = &item.stage
+        else {
+            return Ok(());
+        };
+        if item.stage.claim().is_some() {
+            return Ok(());
+        }
+        match assign::role_for(config, item) {
+            Some(Role::Coder) => to_coder(tx, item, kind, output),
+            Some(Role::Mergemaster | Role::Qa | Role::Lead | Role::Scout | Role::Reviewer) => {
+                Ok(())
+            }
+            None => retry(tx, item),
+        }
+    })
+}
+
+/// Gives a failed merge back to a coder, with what failed.
+fn to_coder(
     tx: &Tx<'_>,
     item: &Item,
     kind: &MergeFailureKind,
@@ -177,68 +231,34 @@ fn send_back(
     let what = text::failure_in_words(kind);
     let base = queue::project(tx, &item.project)?
         .map_or_else(|| "the base branch".to_owned(), |project| project.settings.base);
-    let note = match kind {
-        MergeFailureKind::Conflict { .. } => format!(
-            "It could not be merged: {what}.\n\n{}\n\nFor this, and only for this, merge `{base}` \
-             into your branch (`git merge {base}`), resolve the conflicts so that both sides keep \
-             their meaning, and commit.",
-            text::fenced(output)
-        ),
-        MergeFailureKind::GateFailed { .. } | MergeFailureKind::GateTimeout { .. } => format!(
-            "It could not be merged: {what}.\n\n{}\n\nThe gates passed on your branch alone, so \
-             something on `{base}` and your change do not go together: merge `{base}` into your \
-             branch (`git merge {base}`), mend it, and commit.",
-            text::fenced(output)
-        ),
-        MergeFailureKind::NoCommits
-        | MergeFailureKind::EmptyDiff
-        | MergeFailureKind::BaseMoved
-        | MergeFailureKind::PushRefused { .. }
-        | MergeFailureKind::Infrastructure { .. } => return Ok(()),
+    let how = if matches!(kind, MergeFailureKind::Conflict { .. }) {
+        format!(
+            "For this, and only for this, merge `{base}` into your branch (`git merge {base}`), \
+             resolve the conflicts so that both sides keep their meaning, and commit."
+        )
+    } else {
+        format!(
+            "The gates passed on your branch alone, so something on `{base}` and your change do \
+             not go together: merge `{base}` into your branch (`git merge {base}`), mend it, and \
+             commit."
+        )
     };
-    let rounds = Counters::of(tx, item.id)?.rounds;
-    if rounds >= MAX_ROUNDS {
-        return block(tx, item, &format!("{what}; it was sent back {rounds} times before"));
-    }
-    decisions::record(
-        tx,
-        Some(item.id),
-        What::SentBack,
-        &what,
-        &json!({"from": "merge", "kind": kind}),
-    )?;
+    let note = format!("It could not be merged: {what}.\n\n{}\n\n{how}", text::fenced(output));
     apply_to(tx, item, &StageEvent::SentBack { why: note }, &system(tx), &what)?;
     Ok(())
 }
 
-/// Puts merges that failed through no fault of their item into the queue again, with back-off.
-pub(super) fn retry(tx: &Tx<'_>) -> Result<(), WorkError> {
-    let failed = items::in_columns(tx, None, &[Column::Merge])?;
-    each(tx, &failed, |tx, item| {
-        let Stage::MergeFailure { kind, in_a_row, .. } = &item.stage else { return Ok(()) };
-        let by_itself = matches!(
-            kind,
-            MergeFailureKind::BaseMoved
-                | MergeFailureKind::PushRefused { .. }
-                | MergeFailureKind::Infrastructure { .. }
-        );
-        if !by_itself {
-            return Ok(());
-        }
-        let doublings = in_a_row.saturating_sub(1).min(10);
-        let wait = (FIRST_BACKOFF * 2_i32.pow(doublings)).min(LAST_BACKOFF);
-        if from_millis(tx.now()) - item.updated_at < wait {
-            return Ok(());
-        }
-        let why = format!("tried again {} s after: {}", wait.num_seconds(), kind.name());
-        decisions::record(
-            tx,
-            Some(item.id),
-            What::MergeRetried,
-            &why,
-            &json!({"kind": kind, "in_a_row": in_a_row}),
-        )?;
-        apply_to(tx, item, &StageEvent::MergeRetried, &system(tx), &why)?;
-        Ok(())
-    })
+/// Puts a merge that failed through no fault of its item into the queue again, with back-off.
+fn retry(tx: &Tx<'_>, item: &Item) -> Result<(), WorkError> {
+    let Stage::MergeFailure { kind, in_a_row, .. } = &item.stage else { return Ok(()) };
+    let doublings = in_a_row.saturating_sub(1).min(10);
+    let wait = (FIRST_BACKOFF * 2_i32.pow(doublings)).min(LAST_BACKOFF);
+    if from_millis(tx.now()) - item.updated_at < wait {
+        return Ok(());
+    }
+    let why = format!("tried again {} s after: {}", wait.num_seconds(), kind.name());
+    let inputs = json!({"kind": kind, "in_a_row": in_a_row});
+    decisions::record(tx, Some(item.id), What::MergeRetried, &why, &inputs)?;
+    apply_to(tx, item, &StageEvent::MergeRetried, &system(tx), &why)?;
+    Ok(())
 }

@@ -33,6 +33,7 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+pub use assign::role_for;
 pub use board::board_json;
 pub use explain::explain;
 pub use service::WorkService;

@@ -90,6 +90,14 @@ fn words(item: &Item, moved: &Transition) -> Option<Said> {
         (Stage::Qa { claim: Some(agent), .. }, Stage::Qa { claim: None, .. }) => {
             Some(Said::Progress(text::claimed(item, agent.as_str(), true)))
         }
+        (
+            Stage::MergeFailure { claim: Some(agent), kind, .. },
+            Stage::MergeFailure { claim: None, .. },
+        )
+        | (
+            Stage::MergeFailureFinal { claim: Some(agent), kind, .. },
+            Stage::MergeFailureFinal { claim: None, .. },
+        ) => Some(Said::Progress(text::resolving(item, agent.as_str(), kind))),
         (Stage::Coding { retries, note, .. }, Stage::Coding { retries: before, .. })
             if retries > before =>
         {
@@ -112,12 +120,16 @@ fn words(item: &Item, moved: &Transition) -> Option<Said> {
         (Stage::Merge { commit, .. }, Stage::Coding { .. } | Stage::Qa { .. }) => {
             Some(Said::Progress(text::queued(item, commit)))
         }
-        (Stage::MergeFailure { kind, output, in_a_row, .. }, _from) => {
+        (Stage::Merge { commit, .. }, Stage::MergeFailure { claim: Some(_), .. })
+        | (Stage::Merge { commit, .. }, Stage::MergeFailureFinal { claim: Some(_), .. }) => {
+            Some(Said::Progress(text::queued(item, commit)))
+        }
+        (Stage::MergeFailure { kind, output, in_a_row, .. }, Stage::Merge { .. }) => {
             // The machine's own failures repeat; once is enough.
             let heard = *in_a_row > 1 && kind.name() == "infrastructure";
             (!heard).then(|| Said::Result(text::merge_failed(item, kind, output)))
         }
-        (Stage::MergeFailureFinal { kind, output, .. }, _from) => {
+        (Stage::MergeFailureFinal { kind, output, .. }, Stage::Merge { .. }) => {
             Some(Said::Result(text::merge_failed_for_good(item, kind, output)))
         }
         (Stage::Done { commit, .. }, _from) => Some(Said::Result(text::merged(item, commit))),
@@ -134,6 +146,8 @@ fn words(item: &Item, moved: &Transition) -> Option<Said> {
             | Stage::Qa { .. }
             | Stage::ReviewHold { .. }
             | Stage::Merge { .. }
+            | Stage::MergeFailure { .. }
+            | Stage::MergeFailureFinal { .. }
             | Stage::Archived { .. }
             | Stage::Frozen { .. }
             | Stage::Abandoned { .. }

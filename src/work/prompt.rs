@@ -3,7 +3,9 @@
 //! The item's text was written by people and goes in verbatim, between marks that say so. The
 //! role's own rules stand in `prompts/ROLE.md` and reach the agent through its runtime.
 
+use super::text;
 use crate::model::item::Item;
+use crate::model::stage::MergeFailureKind;
 
 /// The first prompt of a session on `item`: the task, and `note`, what an earlier attempt left.
 pub(super) fn coder(item: &Item, base: &str, gates: &[String], note: Option<&str>) -> String {
@@ -38,6 +40,37 @@ pub(super) fn qa(item: &Item, base: &str, commit: &str) -> String {
          on.",
         task(item)
     )
+}
+
+/// The first prompt of a mergemaster: the branch that does not go onto its base.
+pub(super) fn mergemaster(
+    item: &Item,
+    base: &str,
+    gates: &[String],
+    kind: &MergeFailureKind,
+    output: &str,
+) -> String {
+    let mut text = format!(
+        "{}\n\nThe work is done and stands on the branch of this worktree, but it could not be \
+         merged onto `{base}`: {}.\n\n{}\n\nBring `{base}` into the branch (`git merge {base}`), \
+         resolve what conflicts so that both sides keep their meaning, and commit. Do not move \
+         `{base}` itself.",
+        task(item),
+        text::failure_in_words(kind),
+        text::fenced(output)
+    );
+    if !gates.is_empty() {
+        text.push_str("\n\nThese commands must succeed on the result:\n");
+        for gate in gates {
+            text.push_str(&format!("\n    {gate}"));
+        }
+    }
+    text.push_str(
+        "\n\nThen call `report_done` with `outcome` `merged` and the `commit` (`git rev-parse \
+         HEAD`). If the two sides contradict each other in meaning, report `merge_failed` and say \
+         what a person has to decide.",
+    );
+    text
 }
 
 /// Asks for nothing but a commit.

@@ -78,7 +78,22 @@ pub(super) fn verdict_mail(
     let newest = mail::list(conn, &filter)?.into_iter().find(|mail| {
         mail.created_at >= since && matches!(mail.kind, MailType::QaPassed | MailType::QaFailed)
     });
-    Ok(newest.map(|mail| (mail.kind == MailType::QaPassed, mail.body)))
+    Ok(newest
+        .map(|mail| (mail.kind == MailType::QaPassed, findings(&mail.body, mail.payload.as_ref()))))
+}
+
+/// What QA found: its words, and each of its findings that they do not hold already.
+pub(super) fn findings(words: &str, payload: Option<&serde_json::Value>) -> String {
+    let listed = payload.and_then(|payload| payload.get("findings")?.as_array());
+    let mut text = words.trim().to_owned();
+    for finding in listed.into_iter().flatten().filter_map(serde_json::Value::as_str) {
+        let finding = finding.trim();
+        if !finding.is_empty() && !words.contains(finding) {
+            let gap = if text.is_empty() { "" } else { "\n" };
+            text.push_str(&format!("{gap}- {finding}"));
+        }
+    }
+    text
 }
 
 /// The room that hears about an item: its own, the one bound to its project, or the nearest that

@@ -135,7 +135,7 @@ pub(super) fn pass(tx: &Tx<'_>, config: &Config) -> Result<Outside, WorkError> {
     let mut more = merges::take_results(tx)?;
     let due = settle::settle(tx, config)?;
     movers::promote(tx)?;
-    merges::retry(tx)?;
+    merges::go_on(tx, config)?;
     movers::archive(tx, retention(config))?;
     let started = assign::assign(tx, config)?;
     more |= notices::post(tx)?;

@@ -10,7 +10,7 @@ use super::counters::{Counters, MAX_ASKS, MAX_IDLE_ASKS};
 use super::world::{Checked, FailedGate, World};
 use super::{WorkError, apply_to, assign, each, prompt, queue, system, text};
 use crate::config::{AgentConfig, Config};
-use crate::model::agent::{Failure, Role, SessionState, TurnEnd, TurnResult};
+use crate::model::agent::{Failure, SessionState, TurnEnd, TurnResult};
 use crate::model::event::Event;
 use crate::model::ids::{AgentName, AgentSessionId, ItemId};
 use crate::model::item::Item;
@@ -70,7 +70,7 @@ pub(super) enum Verdict {
 /// Settles every claimed item whose agent has ended; returns those whose work is to be looked at.
 pub(super) fn settle(tx: &Tx<'_>, config: &Config) -> Result<Vec<Due>, WorkError> {
     let mut due = Vec::new();
-    let held = items::in_columns(tx, None, &[Column::Coding, Column::Qa])?;
+    let held = items::in_columns(tx, None, &assign::HELD)?;
     each(tx, &held, |tx, item| {
         due.extend(settle_one(tx, config, item)?);
         Ok(())
@@ -95,6 +95,9 @@ fn settle_one(tx: &Tx<'_>, config: &Config, item: &Item) -> Result<Option<Due>, 
         died(tx, config, item, &session)?;
     } else if matches!(item.stage, Stage::Qa { .. }) {
         qa_verdict(tx, config, item, &session, &reports)?;
+    } else if let Some(report) = reports.last().filter(|last| last.kind == MailType::MergeFailed) {
+        let reason = format!("{agent} could not resolve the failed merge: {}", report.summary);
+        block(tx, item, &reason)?;
     } else {
         let leftovers = known_leftovers(tx, item.id)?;
         return Ok(Some(Due { item: item.clone(), session: session.id, leftovers }));
@@ -186,7 +189,12 @@ fn passed(tx: &Tx<'_>, item: &Item, commit: &str) -> Result<(), WorkError> {
         &why,
         &json!({"commit": commit, "qa": item.qa}),
     )?;
-    let event = StageEvent::GatesPassed { commit: commit.to_owned(), qa: item.qa };
+    let commit = commit.to_owned();
+    let event = if item.stage.column() == Column::Merge {
+        StageEvent::Resolved { commit }
+    } else {
+        StageEvent::GatesPassed { commit, qa: item.qa }
+    };
     apply_to(tx, item, &event, &system(tx), &why)?;
     Ok(())
 }
@@ -285,7 +293,9 @@ fn qa_verdict(
 ) -> Result<(), WorkError> {
     let by_report = reports.iter().rev().find_map(|report| match report.kind {
         MailType::QaPassed => Some((true, report.summary.clone())),
-        MailType::QaFailed => Some((false, report.summary.clone())),
+        MailType::QaFailed => {
+            Some((false, queue::findings(&report.summary, report.payload.as_ref())))
+        }
         MailType::Status
         | MailType::Question
         | MailType::Result
@@ -460,12 +470,11 @@ fn again(
     prompt: String,
     resume: bool,
 ) -> Result<(), WorkError> {
-    let role = if matches!(item.stage, Stage::Qa { .. }) { Role::Qa } else { Role::Coder };
-    let claim = item.stage.claim();
+    let (claim, role) = (item.stage.claim(), assign::role_for(config, item));
     let agent: Option<&AgentConfig> =
-        config.agents.iter().find(|agent| Some(&agent.name) == claim && agent.role == role);
+        config.agents.iter().find(|agent| Some(&agent.name) == claim && Some(agent.role) == role);
     match agent {
-        Some(agent) => assign::create(tx, item, agent, role, prompt, resume),
+        Some(agent) => assign::create(tx, item, agent, prompt, resume),
         None => {
             let why = "its agent is not configured any more";
             apply_to(tx, item, &StageEvent::Unclaimed, &system(tx), why)?;

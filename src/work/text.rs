@@ -60,6 +60,21 @@ pub(super) fn claimed(item: &Item, agent: &str, qa: bool) -> String {
     format!("{}: {what} started by {agent}.", head(item))
 }
 
+/// A mergemaster began.
+pub(super) fn resolving(item: &Item, agent: &str, kind: &MergeFailureKind) -> String {
+    let what = match kind {
+        MergeFailureKind::Conflict { .. } => "the conflict",
+        MergeFailureKind::GateFailed { .. }
+        | MergeFailureKind::GateTimeout { .. }
+        | MergeFailureKind::NoCommits
+        | MergeFailureKind::EmptyDiff
+        | MergeFailureKind::BaseMoved
+        | MergeFailureKind::PushRefused { .. }
+        | MergeFailureKind::Infrastructure { .. } => "the failed merge",
+    };
+    format!("{}: {agent} resolves {what}.", head(item))
+}
+
 /// Its gates failed and its coder goes on.
 pub(super) fn sent_back(item: &Item, why: &str, retries: u32) -> String {
     format!("{}: back to the coder (retry {retries}). {why}", head(item))
@@ -106,7 +121,8 @@ pub(super) fn merge_failed_for_good(item: &Item, kind: &MergeFailureKind, output
     let id = item.id;
     format!(
         "{} could not be merged, for the third time: {}. It is not tried again by itself; \
-         `start {id}` gives it to a coder.\n\n{}",
+         `start {id}` gives it to a mergemaster (or a coder, where there is none), `move {id} coding` \
+         to a coder.\n\n{}",
         head(item),
         failure_in_words(kind),
         fenced(output)

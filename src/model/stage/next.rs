@@ -60,6 +60,11 @@ pub enum StageEvent {
     },
     /// It was put into the merge queue again as it is.
     MergeRetried,
+    /// Its mergemaster brought the branch into a state that merges, and its gates passed.
+    Resolved {
+        /// The commit on the item's branch.
+        commit: String,
+    },
     /// It landed on the base branch.
     Merged {
         /// The commit on the base branch.
@@ -127,6 +132,7 @@ impl StageEvent {
             StageEvent::Approved => "be approved",
             StageEvent::MergeFailed { .. } => "fail to merge",
             StageEvent::MergeRetried => "be merged again",
+            StageEvent::Resolved { .. } => "be resolved",
             StageEvent::Merged { .. } => "be merged",
             StageEvent::Blocked { .. } => "be blocked",
             StageEvent::Unblocked => "be unblocked",
@@ -278,6 +284,7 @@ pub fn next(stage: &Stage, event: &StageEvent) -> Result<Stage, IllegalTransitio
             merge_failed(stage, kind, output, *in_a_row)
         }
         StageEvent::MergeRetried => merge_retried(stage),
+        StageEvent::Resolved { commit } => resolved(stage, commit),
         StageEvent::Merged { commit, at } => merged(stage, commit, *at),
         StageEvent::Blocked { reason } => blocked(stage, reason),
         StageEvent::Unblocked => unblocked(stage),
@@ -307,32 +314,49 @@ fn coding(plan: Option<String>, note: Option<String>) -> Stage {
     Stage::Coding { claim: None, plan, retries: 0, note }
 }
 
+/// The stage as it is when `by` holds it.
+fn with_claim(stage: &Stage, by: Option<AgentName>) -> Stage {
+    let mut stage = stage.clone();
+    match &mut stage {
+        Stage::Coding { claim, .. }
+        | Stage::Qa { claim, .. }
+        | Stage::Merge { claim, .. }
+        | Stage::MergeFailure { claim, .. }
+        | Stage::MergeFailureFinal { claim, .. } => *claim = by,
+        unstarted!() | halted!() | Stage::ReviewHold { .. } | ended!() => {}
+    }
+    stage
+}
+
 /// The stage as it is when nobody holds it.
 fn without_claim(stage: &Stage) -> Stage {
-    match stage.clone() {
-        Stage::Coding { plan, retries, note, .. } => {
-            Stage::Coding { claim: None, plan, retries, note }
-        }
-        Stage::Qa { commit, .. } => Stage::Qa { claim: None, commit },
-        Stage::Merge { commit, .. } => Stage::Merge { claim: None, commit },
-        other @ (unstarted!() | halted!() | Stage::ReviewHold { .. } | unmerged!() | ended!()) => {
-            other
-        }
-    }
+    with_claim(stage, None)
 }
 
 /// The stage as it is when a person gives it another chance: unclaimed, with all its retries.
 fn afresh(stage: &Stage) -> Stage {
-    match stage {
-        Stage::Coding { plan, note, .. } => coding(plan.clone(), note.clone()),
+    let mut stage = without_claim(stage);
+    match &mut stage {
+        Stage::Coding { retries, .. }
+        | Stage::MergeFailure { retries, .. }
+        | Stage::MergeFailureFinal { retries, .. } => *retries = 0,
         unstarted!()
         | halted!()
         | Stage::Qa { .. }
         | Stage::ReviewHold { .. }
         | Stage::Merge { .. }
-        | unmerged!()
-        | ended!() => without_claim(stage),
+        | ended!() => {}
     }
+    stage
+}
+
+/// As [`afresh`], when a person starts it: a final merge failure may then be worked on.
+fn started_afresh(stage: &Stage) -> Stage {
+    let mut stage = afresh(stage);
+    if let Stage::MergeFailureFinal { started, .. } = &mut stage {
+        *started = true;
+    }
+    stage
 }
 
 fn readied(stage: &Stage) -> Option<Stage> {
@@ -348,24 +372,51 @@ fn started(stage: &Stage) -> Option<Stage> {
         Stage::Blocked { resume_to, .. } => match resume_to.as_ref() {
             // Blocked before it was ever started: starting it is more than unblocking it.
             unstarted!() => Some(coding(None, None)),
-            running!() | unmerged!() | halted!() | ended!() => Some(afresh(resume_to)),
+            Stage::MergeFailureFinal { .. } => unmerged_started(resume_to),
+            running!() | Stage::MergeFailure { .. } | halted!() | ended!() => {
+                Some(afresh(resume_to))
+            }
         },
-        Stage::MergeFailure { kind, output, .. }
-        | Stage::MergeFailureFinal { kind, output, .. } => {
-            Some(coding(None, Some(failure_note(kind, output))))
-        }
-        running!() | Stage::Frozen { .. } | ended!() => None,
+        Stage::MergeFailure { claim: None, .. }
+        | Stage::MergeFailureFinal { started: false, claim: None, .. } => unmerged_started(stage),
+        running!() | unmerged!() | Stage::Frozen { .. } | ended!() => None,
+    }
+}
+
+/// Where a failed merge goes that a person starts: to who can mend it, or into the queue again.
+fn unmerged_started(stage: &Stage) -> Option<Stage> {
+    let (Stage::MergeFailure { kind, output, .. } | Stage::MergeFailureFinal { kind, output, .. }) =
+        stage
+    else {
+        return None;
+    };
+    match kind {
+        MergeFailureKind::Conflict { .. }
+        | MergeFailureKind::GateFailed { .. }
+        | MergeFailureKind::GateTimeout { .. }
+        | MergeFailureKind::NoCommits
+        | MergeFailureKind::EmptyDiff => Some(match stage {
+            Stage::MergeFailureFinal { .. } => started_afresh(stage),
+            unstarted!() | running!() | Stage::MergeFailure { .. } | halted!() | ended!() => {
+                coding(None, Some(failure_note(kind, output)))
+            }
+        }),
+        // Nobody has anything to mend.
+        MergeFailureKind::BaseMoved
+        | MergeFailureKind::PushRefused { .. }
+        | MergeFailureKind::Infrastructure { .. } => merge_retried(stage),
     }
 }
 
 fn claimed(stage: &Stage, agent: &AgentName) -> Option<Stage> {
-    let claim = Some(agent.clone());
-    match stage.clone() {
-        Stage::Coding { claim: None, plan, retries, note } => {
-            Some(Stage::Coding { claim, plan, retries, note })
+    match stage {
+        Stage::Coding { claim: None, .. }
+        | Stage::Qa { claim: None, .. }
+        | Stage::Merge { claim: None, .. }
+        | Stage::MergeFailure { claim: None, kind: MergeFailureKind::Conflict { .. }, .. }
+        | Stage::MergeFailureFinal { claim: None, started: true, .. } => {
+            Some(with_claim(stage, Some(agent.clone())))
         }
-        Stage::Qa { claim: None, commit } => Some(Stage::Qa { claim, commit }),
-        Stage::Merge { claim: None, commit } => Some(Stage::Merge { claim, commit }),
         unstarted!() | running!() | unmerged!() | halted!() | ended!() => None,
     }
 }
@@ -377,9 +428,17 @@ fn unclaimed(stage: &Stage) -> Option<Stage> {
 fn sent_back(stage: &Stage, why: &str) -> Option<Stage> {
     let note = Some(why.to_owned());
     match stage.clone() {
-        // The same coder goes on, and it counts.
+        // The same agent goes on, and it counts.
         Stage::Coding { claim, plan, retries, .. } => {
             Some(Stage::Coding { claim, plan, retries: retries + 1, note })
+        }
+        Stage::MergeFailure { kind, output, commit, in_a_row, claim: Some(agent), retries } => {
+            let (claim, retries) = (Some(agent), retries + 1);
+            Some(Stage::MergeFailure { kind, output, commit, in_a_row, claim, retries })
+        }
+        Stage::MergeFailureFinal { kind, output, commit, started, claim: Some(agent), retries } => {
+            let (claim, retries) = (Some(agent), retries + 1);
+            Some(Stage::MergeFailureFinal { kind, output, commit, started, claim, retries })
         }
         Stage::Qa { .. } | Stage::ReviewHold { .. } | Stage::Merge { .. } | unmerged!() => {
             Some(coding(None, note))
@@ -463,17 +522,19 @@ fn merge_failed(
         }
         // Not the item's fault: tried again for as long as it takes.
         MergeFailureKind::Infrastructure { .. } => {
-            Stage::MergeFailure { kind, output, commit, in_a_row }
+            Stage::MergeFailure { kind, output, commit, in_a_row, claim: None, retries: 0 }
         }
         MergeFailureKind::Conflict { .. }
         | MergeFailureKind::GateFailed { .. }
         | MergeFailureKind::GateTimeout { .. }
         | MergeFailureKind::BaseMoved
         | MergeFailureKind::PushRefused { .. } => {
+            let (claim, retries) = (None, 0);
             if in_a_row >= SAME_FAILURES {
-                Stage::MergeFailureFinal { kind, output, commit }
+                let started = false;
+                Stage::MergeFailureFinal { kind, output, commit, started, claim, retries }
             } else {
-                Stage::MergeFailure { kind, output, commit, in_a_row }
+                Stage::MergeFailure { kind, output, commit, in_a_row, claim, retries }
             }
         }
     })
@@ -491,12 +552,32 @@ fn failure_note(kind: &MergeFailureKind, output: &str) -> String {
     format!("The last merge attempt failed ({}).\n\n{output}", kind.name().replace('_', " "))
 }
 
+/// What a coder must know who gets the item from there.
+fn left_to_mend(stage: &Stage) -> Option<String> {
+    match stage {
+        Stage::MergeFailure { kind, output, .. }
+        | Stage::MergeFailureFinal { kind, output, .. } => Some(failure_note(kind, output)),
+        Stage::Blocked { resume_to, .. } => left_to_mend(resume_to),
+        unstarted!() | running!() | Stage::Frozen { .. } | ended!() => None,
+    }
+}
+
 fn merge_retried(stage: &Stage) -> Option<Stage> {
     match stage {
         Stage::MergeFailure { commit, .. } | Stage::MergeFailureFinal { commit, .. } => {
             Some(Stage::Merge { claim: None, commit: commit.clone() })
         }
         unstarted!() | running!() | halted!() | ended!() => None,
+    }
+}
+
+fn resolved(stage: &Stage, commit: &str) -> Option<Stage> {
+    match stage {
+        Stage::MergeFailure { claim: Some(_), .. }
+        | Stage::MergeFailureFinal { claim: Some(_), .. } => {
+            Some(Stage::Merge { claim: None, commit: commit.to_owned() })
+        }
+        unstarted!() | running!() | unmerged!() | halted!() | ended!() => None,
     }
 }
 
@@ -583,7 +664,7 @@ fn moved(stage: &Stage, to: MoveTo) -> Option<Stage> {
             match to {
                 MoveTo::Upcoming => Some(Stage::Upcoming),
                 MoveTo::Backlog => Some(Stage::Backlog),
-                MoveTo::Coding => Some(coding(None, None)),
+                MoveTo::Coding => Some(coding(None, left_to_mend(stage))),
                 MoveTo::Qa => Some(Stage::Qa { claim: None, commit: commit? }),
                 MoveTo::ReviewHold => Some(Stage::ReviewHold {
                     reason: "a person asked for a review".to_owned(),
@@ -618,9 +699,14 @@ fn standing(stage: &Stage) -> String {
         Stage::Qa { claim, .. } => held(claim, "is checking it", "it waits for a free QA agent"),
         Stage::ReviewHold { .. } => "it waits for a person's approval".to_owned(),
         Stage::Merge { .. } => "it is in the merge queue".to_owned(),
-        Stage::MergeFailure { kind, .. } => format!("its merge failed ({})", kind.name()),
-        Stage::MergeFailureFinal { kind, .. } => {
-            format!("its merge failed for good ({})", kind.name())
+        Stage::MergeFailure { kind, claim, .. } => {
+            let failed = format!("its merge failed ({})", kind.name());
+            held(claim, "resolves its failed merge", &failed)
+        }
+        Stage::MergeFailureFinal { kind, claim, started, .. } => {
+            let failed = format!("its merge failed for good ({})", kind.name());
+            let waits = if *started { ", and it waits for a free mergemaster" } else { "" };
+            held(claim, "resolves its failed merge", &format!("{failed}{waits}"))
         }
         Stage::Done { .. } => "it is done and merged".to_owned(),
         Stage::Archived { reason: ArchiveReason::Finished, .. } => {
@@ -640,17 +726,22 @@ fn standing(stage: &Stage) -> String {
 fn remedy(stage: &Stage) -> &'static str {
     match stage {
         Stage::Upcoming | Stage::Backlog => "`start {n}` starts it.",
-        Stage::Coding { claim: Some(_), .. } | Stage::Qa { claim: Some(_), .. } => {
-            "`stop {n}` stops it."
-        }
-        Stage::Coding { claim: None, .. } | Stage::Qa { claim: None, .. } => {
+        Stage::Coding { claim: Some(_), .. }
+        | Stage::Qa { claim: Some(_), .. }
+        | Stage::MergeFailure { claim: Some(_), .. }
+        | Stage::MergeFailureFinal { claim: Some(_), .. } => "`stop {n}` stops it.",
+        Stage::Coding { claim: None, .. }
+        | Stage::Qa { claim: None, .. }
+        | Stage::MergeFailureFinal { claim: None, started: true, .. } => {
             "`why {n}` says what it waits for."
         }
         Stage::Blocked { .. } => "`start {n}` tries again when the cause is gone.",
         Stage::ReviewHold { .. } => "`approve {n}` merges it, `reject {n} why` turns it down.",
         Stage::Merge { .. } => "`why {n}` says where it is in the queue.",
-        Stage::MergeFailure { .. } | Stage::MergeFailureFinal { .. } => {
-            "`start {n}` gives it to a coder again, `move {n} merge` tries the merge again."
+        Stage::MergeFailure { claim: None, .. }
+        | Stage::MergeFailureFinal { claim: None, started: false, .. } => {
+            "`start {n}` lets it go on, `move {n} coding` gives it to a coder, `move {n} merge` \
+             tries the merge again."
         }
         Stage::Done { .. } | Stage::Archived { reason: ArchiveReason::Finished, .. } => {
             "File a new item for what is left to do."

@@ -231,7 +231,7 @@ async fn a_failed_merge_goes_back_to_a_coder_and_the_third_of_a_kind_is_final() 
     bench.settle().await;
     assert_eq!(bench.item(id).stage.name(), "merge_failure_final");
     insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"
-text: **#1 Add a calculator** could not be merged, for the third time: `make test` failed on the merged tree with exit code 1. It is not tried again by itself; `start 1` gives it to a coder.
+text: **#1 Add a calculator** could not be merged, for the third time: `make test` failed on the merged tree with exit code 1. It is not tried again by itself; `start 1` gives it to a mergemaster (or a coder, where there is none), `move 1 coding` to a coder.
 
 ```
 expected 4, got 5
@@ -304,12 +304,14 @@ async fn what_is_being_landed_cannot_be_called_back() {
     let id = in_queue(&bench).await;
     bench
         .write(move |tx| {
-            tx.execute("UPDATE merge_queue SET landing = '{}' WHERE item = ?1", [id])?;
+            let landing = r#"{"base": "b", "commit": "c", "clean": [], "dirty": []}"#;
+            tx.execute("UPDATE merge_queue SET landing = ?2 WHERE item = ?1", (id, landing))?;
             Ok(())
         })
         .unwrap();
     let refused = bench.write(move |tx| stop(tx, id, &person())).unwrap_err();
-    insta::assert_snapshot!(refused, @r###"the database failed: Conversion error from type Text at index: 8, missing field `base` at line 1 column 2"###);
+    insta::assert_snapshot!(refused, @"item 1 is being landed on the base branch at this moment and cannot be called back: wait until `status 1` shows it done");
+    assert!(bench.queued(id));
 }
 
 #[tokio::test]
@@ -349,6 +351,7 @@ async fn qa_by_an_agent_passes_on_or_sends_back_with_its_findings() {
     bench.end_turn(id, Some(MailType::QaFailed), TurnEnd::Clean);
     bench.settle().await;
     assert!(bench.prompt(id).contains("looked at it"));
+    assert!(bench.prompt(id).contains("- 2 + 2 gives 5"), "{}", bench.prompt(id));
     bench.report_done(id);
     bench.settle().await;
     bench.end_turn(id, Some(MailType::QaPassed), TurnEnd::Clean);

@@ -21,6 +21,30 @@ fn failed(in_a_row: u32) -> Stage {
         output: "1 failed".to_owned(),
         commit: "c0ffee".to_owned(),
         in_a_row,
+        claim: None,
+        retries: 0,
+    }
+}
+
+fn conflict(claim: Option<AgentName>) -> Stage {
+    Stage::MergeFailure {
+        kind: MergeFailureKind::Conflict { files: vec!["a.rs".to_owned()] },
+        output: "both changed it".to_owned(),
+        commit: "c0ffee".to_owned(),
+        in_a_row: 2,
+        retries: u32::from(claim.is_some()),
+        claim,
+    }
+}
+
+fn failed_for_good(started: bool, claim: Option<AgentName>) -> Stage {
+    Stage::MergeFailureFinal {
+        kind: gate(),
+        output: "1 failed".to_owned(),
+        commit: "c0ffee".to_owned(),
+        started,
+        claim,
+        retries: 0,
     }
 }
 
@@ -52,14 +76,23 @@ fn stages() -> Vec<(&'static str, Stage)> {
         ("merge", merge(None)),
         ("merge/ada", merge(ada())),
         ("merge_failure", failed(1)),
+        ("merge_failure(conflict)", conflict(None)),
+        ("merge_failure(conflict)/ada", conflict(ada())),
+        ("merge_failure_final", failed_for_good(false, None)),
+        ("merge_failure_final(started)", failed_for_good(true, None)),
+        ("merge_failure_final(started)/ada", failed_for_good(true, ada())),
         (
-            "merge_failure_final",
+            "merge_failure_final(push_refused)",
             Stage::MergeFailureFinal {
-                kind: gate(),
-                output: "1 failed".to_owned(),
+                kind: MergeFailureKind::PushRefused { reason: "protected".to_owned() },
+                output: "no".to_owned(),
                 commit: "c0ffee".to_owned(),
+                started: false,
+                claim: None,
+                retries: 0,
             },
         ),
+        ("blocked(merge_failure_final)", blocked(failed_for_good(false, None))),
         ("done", Stage::Done { merged_at: at(), commit: "f00d".to_owned() }),
         ("archived(finished)", Stage::Archived { reason: ArchiveReason::Finished, at: at() }),
         ("archived(abandoned)", Stage::Archived { reason: put_away(false), at: at() }),
@@ -97,8 +130,11 @@ fn events() -> Vec<StageEvent> {
         merge_failed(MergeFailureKind::NoCommits, 1),
         merge_failed(MergeFailureKind::EmptyDiff, 1),
         merge_failed(MergeFailureKind::BaseMoved, 1),
+        merge_failed(MergeFailureKind::PushRefused { reason: "protected".to_owned() }, 1),
+        merge_failed(MergeFailureKind::PushRefused { reason: "protected".to_owned() }, 3),
         merge_failed(MergeFailureKind::Infrastructure { what: "disk".to_owned() }, 9),
         StageEvent::MergeRetried,
+        StageEvent::Resolved { commit: "beef".to_owned() },
         StageEvent::Merged { commit: "f00d".to_owned(), at: at() },
         StageEvent::Blocked { reason: "why".to_owned() },
         StageEvent::Unblocked,
@@ -152,12 +188,11 @@ fn every_stage_stands_in_one_column_with_one_badge() {
     for (name, stage) in stages() {
         writeln!(
             table,
-            "{name}: {} {}{} wants {:?}, by a person {:?}",
+            "{name}: {} {}{} wants {:?}",
             stage.column().as_str(),
             stage.badge().as_str(),
             if stage.is_terminal() { " ended" } else { "" },
-            stage.wants_role(false),
-            stage.wants_role(true),
+            stage.wants_role(),
         )
         .unwrap();
     }
@@ -213,6 +248,30 @@ fn retries_are_counted_in_the_column_and_start_anew_outside_it() {
         next(&blocked, &StageEvent::Unblocked).unwrap(),
         Stage::Coding { retries: 0, claim: None, .. }
     ));
+}
+
+#[test]
+fn a_final_failure_wants_a_mergemaster_only_when_a_person_starts_it() {
+    let failed = failed_for_good(false, None);
+    assert_eq!(failed.wants_role(), None);
+    let started = next(&failed, &StageEvent::Started).unwrap();
+    assert_eq!(started.wants_role(), Some(crate::model::agent::Role::Mergemaster));
+    let claimed = next(&started, &StageEvent::Claimed { agent: "ada".into() }).unwrap();
+    let resolved = next(&claimed, &StageEvent::Resolved { commit: "beef".to_owned() }).unwrap();
+    assert_eq!(resolved, Stage::Merge { claim: None, commit: "beef".to_owned() });
+    assert!(next(&failed, &StageEvent::Claimed { agent: "ada".into() }).is_err());
+}
+
+#[test]
+fn a_merge_failure_stored_without_a_claim_is_read_as_unclaimed() {
+    for stage in [conflict(None), failed_for_good(false, None)] {
+        let mut json = serde_json::to_value(&stage).unwrap();
+        for field in ["claim", "retries", "started"] {
+            json.as_object_mut().unwrap().remove(field);
+        }
+        let read: Stage = serde_json::from_value(json).unwrap();
+        assert_eq!(read, stage);
+    }
 }
 
 #[test]
