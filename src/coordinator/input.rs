@@ -14,7 +14,7 @@ use crate::store::conversation::Session;
 use crate::store::{StoreError, items, log};
 use rusqlite::Connection;
 
-/// How many rows of each log are read; older ones are only counted.
+/// How many rows of each log are read, the newest; older ones are only counted.
 const ROWS_MAX: usize = 500;
 /// How many notes are told in full.
 const NOTES_MAX: usize = 30;
@@ -100,7 +100,14 @@ pub fn news(
         }))
     };
     let mut notes: Vec<(i64, String)> = Vec::new();
-    for row in log::transitions_after(conn, session.notes_seen, ROWS_MAX)? {
+    let (newest_move, newest_event) =
+        (log::newest(conn, log::Log::Transitions)?, log::newest(conn, log::Log::Events)?);
+    // The newest rows: what a person asks about is what happened last.
+    let from = |seen: i64, newest: i64| seen.max(newest - ROWS_MAX as i64);
+    let moves_from = from(session.notes_seen, newest_move);
+    let events_from = from(session.events_seen, newest_event);
+    let unread = (moves_from - session.notes_seen) + (events_from - session.events_seen);
+    for row in log::transitions_after(conn, moves_from, ROWS_MAX)? {
         // What the coordinator moved itself stands in its conversation already.
         if row.origin.kind == OriginKind::Bot {
             continue;
@@ -109,7 +116,7 @@ pub fn news(
             notes.push((row.at.timestamp_millis(), transition(&row, &item)));
         }
     }
-    for row in log::events_after(conn, session.events_seen, ROWS_MAX)? {
+    for row in log::events_after(conn, events_from, ROWS_MAX)? {
         let Some((item, note)) = event(&row.event) else { continue };
         if item.is_none_or(|id| concerned(id).is_ok_and(|item| item.is_some())) {
             notes.push((row.at.timestamp_millis(), note));
@@ -119,6 +126,12 @@ pub fn news(
     notes.sort_by_key(|(at, _)| *at);
     let skipped = notes.len().saturating_sub(NOTES_MAX);
     let mut lines: Vec<String> = Vec::new();
+    if unread > 0 {
+        lines.push(format!(
+            "(so much happened that {unread} older rows of the log were not even read; \
+             `items_list` shows where things stand)"
+        ));
+    }
     if skipped > 0 {
         lines.push(format!(
             "({skipped} earlier ones are left out; `items_list` shows where things stand)"
@@ -138,11 +151,7 @@ pub fn news(
             lines.join("\n")
         )
     });
-    Ok(News {
-        block,
-        transitions: log::newest(conn, log::Log::Transitions)?,
-        events: log::newest(conn, log::Log::Events)?,
-    })
+    Ok(News { block, transitions: newest_move, events: newest_event })
 }
 
 fn transition(row: &Transition, item: &Item) -> String {
