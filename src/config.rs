@@ -189,6 +189,9 @@ pub struct ChatConfig {
     pub prefix: String,
     /// How long a permission request waits for a person, in seconds.
     pub permission_timeout_s: u64,
+    /// How long a finished item waits for a person's verdict before they are reminded, in seconds;
+    /// afterwards they are reminded once a day. 0: never.
+    pub review_reminder_s: u64,
     /// How many messages not meant for the bot are given to the model as context.
     pub context_messages: usize,
 }
@@ -203,6 +206,7 @@ impl Default for ChatConfig {
             stream_edit_ms: 3000,
             prefix: "!".to_owned(),
             permission_timeout_s: 900,
+            review_reminder_s: 4 * 3600,
             context_messages: 10,
         }
     }

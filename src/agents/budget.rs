@@ -137,17 +137,39 @@ pub(super) fn warn(
     Ok(())
 }
 
-/// The limit of the day that forbids to start anything, in words; warns and tells once a day each.
-pub(super) fn day(
-    tx: &Tx<'_>,
+/// What is used of the limits of a day.
+struct Day {
+    midnight: DateTime<Utc>,
+    /// The largest share of a limit; 1 and more: it is reached.
+    share: f64,
+    used: String,
+}
+
+impl Day {
+    fn is_full(&self) -> bool {
+        self.share >= 1.0
+    }
+
+    fn in_words(&self) -> String {
+        let used = &self.used;
+        if self.is_full() {
+            format!("The limit of the day is reached ({used}): nothing starts until midnight UTC")
+        } else {
+            format!("{:.0}% of the day's limit is used ({used})", self.share * 100.0)
+        }
+    }
+}
+
+fn used_today(
+    conn: &Connection,
     limits: &LimitsConfig,
     now: DateTime<Utc>,
-) -> Result<Option<String>, StoreError> {
+) -> Result<Option<Day>, StoreError> {
     if limits.usd_per_day.is_none() && limits.tokens_per_day.is_none() {
         return Ok(None);
     }
     let midnight = now.date_naive().and_hms_opt(0, 0, 0).unwrap_or_default().and_utc();
-    let spent = costs::since(tx, midnight)?;
+    let spent = costs::since(conn, midnight)?;
     let dollars = spent.microusd as f64 / DOLLAR;
     let mut share: f64 = 0.0;
     if let Some(max) = limits.usd_per_day {
@@ -156,20 +178,34 @@ pub(super) fn day(
     if let Some(max) = limits.tokens_per_day {
         share = share.max(spent.tokens() as f64 / max.max(1) as f64);
     }
-    let full = share >= 1.0;
-    if share < limits.warn_at {
+    let used = format!("${dollars:.2} and {} tokens today (UTC)", spent.tokens());
+    Ok(Some(Day { midnight, share, used }))
+}
+
+/// The limit of the day that forbids to start anything, in words.
+pub(super) fn day_is_full(
+    conn: &Connection,
+    limits: &LimitsConfig,
+    now: DateTime<Utc>,
+) -> Result<Option<String>, StoreError> {
+    Ok(used_today(conn, limits, now)?.filter(Day::is_full).map(|day| day.in_words()))
+}
+
+/// As [`day_is_full`]; warns and tells once a day each.
+pub(super) fn day(
+    tx: &Tx<'_>,
+    limits: &LimitsConfig,
+    now: DateTime<Utc>,
+) -> Result<Option<String>, StoreError> {
+    let Some(day) = used_today(tx, limits, now)? else { return Ok(None) };
+    if day.share < limits.warn_at {
         return Ok(None);
     }
-    let used = format!("${dollars:.2} and {} tokens today (UTC)", spent.tokens());
+    let (full, what, used) = (day.is_full(), day.in_words(), &day.used);
     let key =
-        format!("budget_day:{}:{}", midnight.date_naive(), if full { "full" } else { "warn" });
-    let what = if full {
-        format!("The limit of the day is reached ({used}): nothing starts until midnight UTC")
-    } else {
-        format!("{:.0}% of the day's limit is used ({used})", share * 100.0)
-    };
+        format!("budget_day:{}:{}", day.midnight.date_naive(), if full { "full" } else { "warn" });
     if meta::find(tx, &key)?.is_none() {
-        meta::set(tx, &key, &used)?;
+        meta::set(tx, &key, used)?;
         let event = Event::BudgetReached { what: what.clone(), room: None };
         log::append_event(tx, &event)?;
     }

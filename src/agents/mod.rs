@@ -15,6 +15,7 @@
 //! ended: it is mail, is given back, and wakes the session again.
 
 mod budget;
+mod holds;
 pub mod permission;
 mod places;
 mod pool;
@@ -27,6 +28,7 @@ mod tests;
 mod turn;
 mod watchdog;
 
+pub use holds::holds;
 pub use places::{Place, Places, ProjectPlaces};
 pub use stop::StopReport;
 

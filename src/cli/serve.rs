@@ -224,7 +224,8 @@ fn show(ctx: &Ctx, item: ItemId) -> Result<Value, Failure> {
     ctx.read(|conn| {
         let found = work::find(conn, item)?;
         let mut value = to_json(&found)?;
-        value["explanation"] = json!(work::explain(conn, item)?);
+        let now = ctx.store.clock().now();
+        value["explanation"] = json!(work::why(conn, &ctx.config, now, item)?);
         Ok(value)
     })
 }

@@ -5,12 +5,13 @@ use super::context::{Context, refused};
 use super::{Command, CommandError};
 use crate::clock::from_millis;
 use crate::model::ids::{AgentName, ItemId};
-use crate::model::item::{Item, Kind};
+use crate::model::item::{Item, Kind, QaMode};
 use crate::model::mail::{MailType, Priority};
 use crate::model::stage::{Stage, StageEvent};
 use crate::store::mail::NewRow;
+use crate::store::requests::Request;
 use crate::store::{Tx, agents as sessions, mail, meta};
-use crate::work::{self, ItemChange, NewItem};
+use crate::work::{self, ItemChange, NewItem, Verdict};
 
 /// How much of what is told stands in the mail's subject, in bytes.
 const SUBJECT_BYTES: usize = 120;
@@ -54,7 +55,7 @@ pub fn start(
     agent: Option<&AgentName>,
 ) -> Result<String, CommandError> {
     if let Some(agent) = agent {
-        context.check_agent(agent)?;
+        context.check_pin(tx, agent, id)?;
     }
     let item = work::start(tx, id, agent, &context.origin_in(tx)?)?;
     let (stage, name) = (item.stage.name().replace('_', " "), &item.name);
@@ -111,7 +112,13 @@ pub fn apply(
     let origin = context.origin_in(tx)?;
     let cause = format!("{done} by {}", origin.id);
     let item = work::apply(tx, id, event, &origin, &cause)?;
-    Ok(match &item.stage {
+    Ok(after(&item))
+}
+
+/// What became of an item, and how it is taken back.
+fn after(item: &Item) -> String {
+    let id = item.id;
+    match &item.stage {
         Stage::Blocked { reason, .. } => {
             format!("Blocked #{id} {}: {reason}. `unblock {id}` lets it go on.", item.name)
         }
@@ -119,21 +126,56 @@ pub fn apply(
             format!("Froze #{id} {}. `unfreeze {id}` puts it back.", item.name)
         }
         Stage::Rejected { .. } => {
-            format!("Rejected #{id} {}. Its worktree is kept.", item.name)
+            format!(
+                "Rejected #{id} {}. Its worktree is kept; `move {id} backlog` takes it up again.",
+                item.name
+            )
+        }
+        Stage::Abandoned { .. } => {
+            format!("Gave up #{id} {}. `move {id} backlog` takes it up again.", item.name)
+        }
+        Stage::Superseded { by } => format!(
+            "#{id} {} is superseded by #{by}. `move {id} backlog` takes it up again.",
+            item.name
+        ),
+        Stage::Merge { commit, .. } => {
+            let commit = commit.get(..8).unwrap_or(commit);
+            format!("#{id} {} is in the merge queue with `{commit}`.", item.name)
         }
         Stage::Upcoming
         | Stage::Backlog
         | Stage::Coding { .. }
         | Stage::Qa { .. }
         | Stage::ReviewHold { .. }
-        | Stage::Merge { .. }
         | Stage::MergeFailure { .. }
         | Stage::MergeFailureFinal { .. }
         | Stage::Done { .. }
-        | Stage::Archived { .. }
-        | Stage::Abandoned { .. }
-        | Stage::Superseded { .. } => now_in(&item),
-    })
+        | Stage::Archived { .. } => now_in(item),
+    }
+}
+
+/// `approve N [COMMIT]`
+pub fn approve(
+    context: &Context,
+    tx: &Tx<'_>,
+    id: ItemId,
+    commit: Option<&str>,
+) -> Result<String, CommandError> {
+    if let Some(commit) = commit {
+        work::check_commit(tx, id, commit)?;
+    }
+    apply(context, tx, id, &StageEvent::Approved, "approved")
+}
+
+/// A verdict given by a reaction or a reply to the message that asked for it.
+pub fn decide(
+    context: &Context,
+    tx: &Tx<'_>,
+    request: &Request,
+    verdict: &Verdict,
+) -> Result<String, CommandError> {
+    let item = work::decide(tx, request, verdict, &context.origin_in(tx)?)?;
+    Ok(after(&item))
 }
 
 /// The commands that change a field of an item.
@@ -149,7 +191,7 @@ pub fn update(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<Strin
         (*item, ItemChange { depends_on, ..ItemChange::default() }, said)
     } else if let Command::Assign { item, agent } = command {
         if let Some(agent) = agent {
-            context.check_agent(agent)?;
+            context.check_pin(tx, agent, *item)?;
         }
         let said = match agent {
             Some(agent) => format!("is for {agent} now"),
@@ -159,11 +201,38 @@ pub fn update(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<Strin
     } else if let Command::Priority { item, priority } = command {
         let change = ItemChange { priority: Some(*priority), ..ItemChange::default() };
         (*item, change, format!("has priority {priority} now"))
+    } else if let Command::Qa { item, mode } = command {
+        let said = match mode {
+            QaMode::Gates => "is merged as soon as its gates pass",
+            QaMode::Agent => "is checked by a QA agent after its gates",
+            QaMode::Human => "waits for a person's verdict after its gates",
+        };
+        (*item, ItemChange { qa: Some(*mode), ..ItemChange::default() }, said.to_owned())
     } else {
         return Err(anyhow::anyhow!("{command:?} changes no field").into());
     };
     let item = work::update(tx, id, None, change, &context.origin_in(tx)?)?;
     Ok(format!("#{id} {} {said}.", item.name))
+}
+
+/// `epic N… of M`
+pub fn epic_of(
+    context: &Context,
+    tx: &Tx<'_>,
+    items: &[ItemId],
+    epic: Option<ItemId>,
+) -> Result<String, CommandError> {
+    let origin = context.origin_in(tx)?;
+    for item in items {
+        let change = ItemChange { epic: Some(epic), ..ItemChange::default() };
+        work::update(tx, *item, None, change, &origin)?;
+    }
+    let list: Vec<String> = items.iter().map(|id| format!("#{id}")).collect();
+    let (list, verb) = (list.join(", "), if items.len() == 1 { "is" } else { "are" });
+    let Some(epic) = epic else { return Ok(format!("{list} {verb} part of no epic now.")) };
+    let (name, progress) = (context.item(tx, epic)?.name, work::progress(tx, epic)?);
+    let progress = work::progress_in_words(&progress);
+    Ok(format!("{list} {verb} part of **#{epic} {name}** now ({progress})."))
 }
 
 /// `tell AGENT TEXT`: urgent mail, which steers the turn that runs, or starts one.

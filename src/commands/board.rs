@@ -1,26 +1,67 @@
-//! The board: columns in order, an item a line. Reads well as plain text and on a telephone.
+//! The board: columns in order, an item a line. Reads well as plain text, as rich text and on a
+//! telephone: no tables, no fences, nothing that must stand below something else.
 
 use super::CommandError;
 use super::context::{Context, money, one_line};
-use crate::model::ids::{ItemId, ProjectName};
-use crate::model::item::{Item, Kind};
-use crate::model::stage::{Column, Stage};
-use crate::store::{items, merge_queue, meta};
-use crate::work;
+use crate::config::AgentConfig;
+use crate::model::ids::ItemId;
+use crate::model::item::Kind;
+use crate::model::stage::{Column, MergeFailureKind, Stage};
+use crate::project::Project;
+use crate::project::git::Git;
+use crate::project::worktree;
+use crate::store::meta;
+use crate::work::{self, Board, Entry, QueuePlace};
+use futures_util::future::join_all;
 use rusqlite::Connection;
+use std::collections::HashMap;
 use std::fmt::Write;
+use std::time::Duration;
 
-/// How many items of a column are shown.
-const COLUMN_MAX: usize = 25;
-
-/// How many done items are shown: they are told when they happen.
-const DONE_MAX: usize = 8;
+/// How long a name may be on the board.
+const NAME_CHARS: usize = 48;
 
 /// How long a reason may be on the board.
-const REASON_CHARS: usize = 100;
+const REASON_CHARS: usize = 70;
+
+/// How many files in conflict are named.
+const FILES: usize = 2;
+
+/// How long all looks at worktrees together may take; what is not seen by then is left out.
+const LOOK: Duration = Duration::from_millis(600);
+
+/// How many uncommitted files an item's worktree holds, where there are any.
+type Dirty = HashMap<ItemId, usize>;
 
 /// What `status` shows: the room's project, or all of them.
-pub fn board(context: &Context, conn: &Connection, all: bool) -> Result<String, CommandError> {
+pub async fn board(context: &Context, all: bool) -> Result<String, CommandError> {
+    let here = context.clone();
+    let read = context.services.store.read(move |conn| {
+        let projects = shown(&here, conn, all)?;
+        let now = here.services.store.clock().millis();
+        let boards = projects
+            .into_iter()
+            .map(|project| {
+                let board = work::overview(conn, &project.name, now)?;
+                Ok::<_, CommandError>((project, board))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok::<_, CommandError>((meta::find(conn, meta::STOPPED_ALL)?, boards))
+    });
+    let (stopped, boards) = read.await?;
+    let dirty = dirty(context, &boards).await;
+    let mut out = String::new();
+    if let Some(who) = stopped {
+        let _ = write!(out, "⛔ **Everything is stopped** (by {who}); `resume all` goes on.\n\n");
+    }
+    let agents = &context.services.config.agents;
+    let sections: Vec<String> =
+        boards.iter().map(|(project, board)| section(agents, project, board, &dirty)).collect();
+    out.push_str(&sections.join("\n"));
+    Ok(out.trim_end().to_owned())
+}
+
+fn shown(context: &Context, conn: &Connection, all: bool) -> Result<Vec<Project>, CommandError> {
     let here = if all { None } else { context.find_project(conn)? };
     let projects = match here {
         Some(project) => vec![project],
@@ -28,55 +69,53 @@ pub fn board(context: &Context, conn: &Connection, all: bool) -> Result<String, 
     };
     if projects.is_empty() {
         // Says what to do.
-        return context.project(conn).map(|_| String::new());
+        context.project(conn)?;
     }
-    let mut out = String::new();
-    if let Some(who) = meta::find(conn, meta::STOPPED_ALL)? {
-        let _ = write!(out, "⛔ **Everything is stopped** (by {who}); `resume all` goes on.\n\n");
-    }
-    for (index, project) in projects.iter().enumerate() {
-        if index > 0 {
-            out.push('\n');
-        }
-        let items = work::board(conn, Some(&project.name))?;
-        let lines = items.iter().map(|item| line(context, conn, item));
-        let lines = lines.collect::<Result<Vec<_>, _>>()?;
-        out.push_str(&section(&project.name, project.paused, &items, &lines));
-    }
-    Ok(out.trim_end().to_owned())
+    Ok(projects)
 }
 
-fn section(project: &ProjectName, paused: bool, items: &[Item], lines: &[String]) -> String {
-    let cost: i64 = items.iter().map(|item| item.cost_microusd).sum();
-    let open = items.iter().filter(|item| !item.stage.is_terminal()).count();
-    let mut out = format!("**{project}**: {open} open");
-    if cost > 0 {
-        let _ = write!(out, ", {}", money(cost));
+/// Looks into the worktrees of what is shown, all at once and not for long.
+async fn dirty(context: &Context, boards: &[(Project, Board)]) -> Dirty {
+    let data_dir = context.services.store.data_dir();
+    let entries = boards.iter().flat_map(|(project, board)| {
+        let entries = board.shelves.iter().flat_map(|shelf| &shelf.entries);
+        entries.map(move |entry| (project, entry.item.id))
+    });
+    let looks = entries
+        .map(|(project, item)| (item, worktree::path_of(project, item, data_dir)))
+        .filter(|(_, path)| path.is_dir())
+        .map(|(item, path)| async move {
+            let files = tokio::time::timeout(LOOK, Git::at(path).changed_files(true)).await;
+            let count = files.ok()?.ok()?.len();
+            (count > 0).then_some((item, count))
+        });
+    join_all(looks).await.into_iter().flatten().collect()
+}
+
+fn section(agents: &[AgentConfig], project: &Project, board: &Board, dirty: &Dirty) -> String {
+    let mut out = format!("**{}**: {} open", project.name, board.open);
+    if board.cost_microusd > 0 {
+        let _ = write!(out, ", {}", money(board.cost_microusd));
     }
-    if paused {
+    if project.paused {
         out.push_str(", paused");
     }
     out.push('\n');
-    if items.is_empty() {
+    if let Some(why) = &board.queue_paused {
+        let _ = write!(out, "\n⏸️ The merge queue stands still: {}\n", one_line(why, 200));
+    }
+    if board.shelves.is_empty() {
         out.push_str("\nNothing on the board. `story NAME` files the first item.\n");
     }
-    for column in Column::ALL {
-        let of_column: Vec<&String> = items
-            .iter()
-            .zip(lines)
-            .filter(|(item, _)| item.stage.column() == column)
-            .map(|(_, line)| line)
-            .collect();
-        if of_column.is_empty() {
-            continue;
+    for shelf in &board.shelves {
+        let _ = write!(out, "\n**{}**\n", heading(shelf.column));
+        for entry in &shelf.entries {
+            let dirty = dirty.get(&entry.item.id).copied();
+            let _ = writeln!(out, "- {}", line(agents, entry, dirty));
         }
-        let limit = if column == Column::Done { DONE_MAX } else { COLUMN_MAX };
-        let _ = write!(out, "\n**{}**\n", heading(column));
-        for line in of_column.iter().take(limit) {
-            let _ = writeln!(out, "- {line}");
-        }
-        if of_column.len() > limit {
-            let _ = writeln!(out, "- … and {} more", of_column.len() - limit);
+        let more = shelf.items.saturating_sub(shelf.entries.len() as u64);
+        if more > 0 {
+            let _ = writeln!(out, "- … and {more} more");
         }
     }
     out
@@ -94,35 +133,39 @@ fn heading(column: Column) -> &'static str {
     }
 }
 
-/// One item: icon, number, name, agent with model, cost, and what it waits for.
-fn line(context: &Context, conn: &Connection, item: &Item) -> Result<String, CommandError> {
-    let mut out = format!("{} #{} {}", icon(&item.stage), item.id, item.name);
-    if item.kind == Kind::Epic {
-        out.push_str(" (epic)");
+/// One item: icon, number, name, agent with model, cost, what it waits for, and what lies about.
+fn line(agents: &[AgentConfig], entry: &Entry, dirty: Option<usize>) -> String {
+    let item = &entry.item;
+    let mark = if item.kind == Kind::Epic { "🗂️" } else { icon(&item.stage) };
+    let mut parts = vec![format!("{mark} #{} {}", item.id, one_line(&item.name, NAME_CHARS))];
+    if let Some(progress) = &entry.progress {
+        parts.push(work::progress_in_words(progress));
     }
     if let Some(agent) = item.stage.claim().or(item.agent.as_ref()) {
-        let config = context.services.config.agents.iter().find(|known| known.name == *agent);
-        match config.and_then(|config| config.model.as_deref()) {
-            Some(model) => write!(out, " · {agent} ({model})"),
-            None => write!(out, " · {agent}"),
-        }
-        .map_err(anyhow::Error::from)?;
+        let known = agents.iter().find(|known| known.name == *agent);
+        parts.push(match known.and_then(|known| known.model.as_deref()) {
+            Some(model) => format!("{agent} ({model})"),
+            None => agent.to_string(),
+        });
     }
-    if item.cost_microusd > 0 {
-        let _ = write!(out, " · {}", money(item.cost_microusd));
+    parts.push(money(item.cost_microusd));
+    parts.push(waits_for(entry));
+    if let Some(files) = &entry.conflicts {
+        parts.push(format!("⚡ conflicts with the base in {}", names(files)));
     }
-    let waits = waits_for(conn, item)?;
-    if !waits.is_empty() {
-        let _ = write!(out, " · {waits}");
+    if let Some(files) = dirty {
+        parts.push(format!("{files} uncommitted"));
     }
-    Ok(out)
+    parts.retain(|part| !part.is_empty());
+    parts.join(" · ")
 }
 
 /// What an item waits for, in a few words.
-fn waits_for(conn: &Connection, item: &Item) -> Result<String, CommandError> {
-    Ok(match &item.stage {
+fn waits_for(entry: &Entry) -> String {
+    let item = &entry.item;
+    match &item.stage {
         Stage::Upcoming => "for later".to_owned(),
-        Stage::Backlog => unmet(conn, item)?,
+        Stage::Backlog => unmet(&entry.waits_for),
         Stage::Coding { claim: None, .. } => "waits for a coder".to_owned(),
         Stage::Qa { claim: None, .. } => "waits for QA".to_owned(),
         Stage::Coding { claim: Some(_), .. }
@@ -130,45 +173,67 @@ fn waits_for(conn: &Connection, item: &Item) -> Result<String, CommandError> {
         | Stage::Done { .. }
         | Stage::Archived { .. } => String::new(),
         Stage::Blocked { reason, .. } => format!("blocked: {}", one_line(reason, REASON_CHARS)),
-        Stage::ReviewHold { reason, .. } => {
-            format!("waits for a person: {}", one_line(reason, REASON_CHARS))
-        }
-        Stage::Merge { .. } => place_in_queue(conn, item)?,
-        Stage::MergeFailure { kind, .. } => {
-            format!("merge failed: {}", kind.name().replace('_', " "))
-        }
+        Stage::ReviewHold { .. } => format!("waits for you: `approve {0}`, `reject {0}`", item.id),
+        Stage::Merge { .. } => place_in_queue(entry.place.as_ref()),
+        Stage::MergeFailure { kind, .. } => format!("merge failed: {}", failure(kind)),
         Stage::MergeFailureFinal { kind, .. } => {
-            format!("merge failed for good: {}", kind.name().replace('_', " "))
+            format!("merge failed for good: {}; `start {}`", failure(kind), item.id)
         }
         Stage::Frozen { resume_to } => {
             format!("frozen in {}", resume_to.name().replace('_', " "))
         }
         Stage::Abandoned { reason } | Stage::Rejected { reason } => one_line(reason, REASON_CHARS),
         Stage::Superseded { by } => format!("superseded by #{by}"),
-    })
-}
-
-fn unmet(conn: &Connection, item: &Item) -> Result<String, CommandError> {
-    let mut open: Vec<ItemId> = vec![];
-    for id in &item.depends_on {
-        let stage = items::find(conn, *id)?.map(|other| other.stage);
-        if !stage.as_ref().is_some_and(Stage::meets_dependency) {
-            open.push(*id);
-        }
     }
-    let list: Vec<String> = open.iter().map(|id| format!("#{id}")).collect();
-    Ok(if list.is_empty() { String::new() } else { format!("waits for {}", list.join(", ")) })
 }
 
-fn place_in_queue(conn: &Connection, item: &Item) -> Result<String, CommandError> {
-    let now = item.updated_at.timestamp_millis();
-    let queue = merge_queue::list(conn, &item.project, now)?;
-    let place = queue.iter().position(|row| row.item == item.id);
-    Ok(match place {
-        Some(0) => "next to be merged".to_owned(),
-        Some(ahead) => format!("merge queue, {ahead} before it"),
-        None => String::new(),
-    })
+fn unmet(open: &[ItemId]) -> String {
+    let list: Vec<String> = open.iter().map(|id| format!("#{id}")).collect();
+    if list.is_empty() { String::new() } else { format!("waits for {}", list.join(", ")) }
+}
+
+fn place_in_queue(place: Option<&QueuePlace>) -> String {
+    match place {
+        None => "its result is being taken in".to_owned(),
+        Some(QueuePlace { landing: true, .. }) => "being merged".to_owned(),
+        Some(QueuePlace { pull: Some(url), .. }) => format!("pull request open: {url}"),
+        Some(QueuePlace { waits: Some(why), .. }) => one_line(why, REASON_CHARS),
+        Some(QueuePlace { ahead: 0, .. }) => "next to be merged".to_owned(),
+        Some(QueuePlace { ahead, .. }) => format!("merge queue, {ahead} before it"),
+    }
+}
+
+/// What made a merge fail, in a few words.
+fn failure(kind: &MergeFailureKind) -> String {
+    match kind {
+        MergeFailureKind::Conflict { files } => format!("conflict in {}", names(files)),
+        MergeFailureKind::GateFailed { gate, .. } => {
+            format!("`{}` failed", one_line(gate, 30).replace('`', "'"))
+        }
+        MergeFailureKind::GateTimeout { gate } => {
+            format!("`{}` ran out of time", one_line(gate, 30).replace('`', "'"))
+        }
+        MergeFailureKind::PushRefused { reason } => {
+            format!("push refused: {}", one_line(reason, REASON_CHARS))
+        }
+        MergeFailureKind::NoCommits
+        | MergeFailureKind::EmptyDiff
+        | MergeFailureKind::BaseMoved
+        | MergeFailureKind::Infrastructure { .. } => kind.name().replace('_', " "),
+    }
+}
+
+/// Some files, the first ones by name.
+pub fn names(files: &[String]) -> String {
+    let mut list: Vec<String> = files
+        .iter()
+        .take(FILES)
+        .map(|file| format!("`{}`", one_line(file, NAME_CHARS).replace('`', "'")))
+        .collect();
+    if files.len() > FILES {
+        list.push(format!("and {} more", files.len() - FILES));
+    }
+    if list.is_empty() { "what it holds".to_owned() } else { list.join(", ") }
 }
 
 /// The state at a glance.
@@ -188,3 +253,7 @@ pub fn icon(stage: &Stage) -> &'static str {
         Stage::Abandoned { .. } | Stage::Superseded { .. } | Stage::Rejected { .. } => "❌",
     }
 }
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 
 use crate::model::chat::QueueMode;
 use crate::model::ids::{AgentName, ItemId, ProjectName, TimerId};
-use crate::model::item::Kind;
+use crate::model::item::{Kind, QaMode};
 use crate::model::stage::MoveTo;
 
 /// A parsed and validated chat command. Handlers never look at message text.
@@ -104,14 +104,47 @@ pub enum Command {
     },
     /// `unblock N`
     Unblock(ItemId),
-    /// `approve N`
-    Approve(ItemId),
+    /// `approve N [COMMIT]`
+    Approve {
+        /// The item.
+        item: ItemId,
+        /// The commit that they saw, or its beginning; `None`: the one that waits.
+        commit: Option<String>,
+    },
     /// `reject N WHY`
     Reject {
         /// The item.
         item: ItemId,
         /// For the board.
         why: String,
+    },
+    /// `abandon N WHY`
+    Abandon {
+        /// The item.
+        item: ItemId,
+        /// For the board.
+        why: String,
+    },
+    /// `supersede N by M`
+    Supersede {
+        /// The item.
+        item: ItemId,
+        /// The one that replaces it.
+        by: ItemId,
+    },
+    /// `qa N MODE`
+    Qa {
+        /// The item.
+        item: ItemId,
+        /// Who decides that its work is good.
+        mode: QaMode,
+    },
+    /// `epic N… of M`
+    EpicOf {
+        /// The items.
+        items: Vec<ItemId>,
+        /// Their epic; `None` takes them out.
+        epic: Option<ItemId>,
     },
     /// `delete N --confirm`
     Delete {
@@ -254,7 +287,9 @@ impl Command {
             Command::Move { item, .. }
             | Command::Freeze(item)
             | Command::Block { item, .. }
-            | Command::Reject { item, .. } => Some(*item),
+            | Command::Reject { item, .. }
+            | Command::Abandon { item, .. }
+            | Command::Supersede { item, .. } => Some(*item),
             _ => None,
         }
     }
@@ -290,8 +325,12 @@ impl Command {
             | Command::Unfreeze(_)
             | Command::Block { .. }
             | Command::Unblock(_)
-            | Command::Approve(_)
+            | Command::Approve { .. }
             | Command::Reject { .. }
+            | Command::Abandon { .. }
+            | Command::Supersede { .. }
+            | Command::Qa { .. }
+            | Command::EpicOf { .. }
             | Command::Tell { .. }
             | Command::Projects
             | Command::Switch(_)
@@ -310,14 +349,13 @@ impl Command {
         match self {
             Command::Stop(StopOf::Session) | Command::Retry | Command::Reset => Lane::Session,
             Command::Stop(StopOf::Item(_) | StopOf::All)
-            | Command::Status(StatusOf::Item(_))
+            | Command::Status(_)
             | Command::Diff(_)
             | Command::Doctor
             | Command::Delete { .. }
             | Command::NewProject(_)
             | Command::Rebuild { .. } => Lane::Outside,
             Command::Help { .. }
-            | Command::Status(StatusOf::Here | StatusOf::All)
             | Command::Show(_)
             | Command::Why(_)
             | Command::Agents
@@ -333,13 +371,17 @@ impl Command {
             | Command::Freeze(_)
             | Command::Block { .. }
             | Command::Reject { .. }
+            | Command::Abandon { .. }
+            | Command::Supersede { .. }
+            | Command::Qa { .. }
+            | Command::EpicOf { .. }
             | Command::Tell { .. }
             | Command::Depends { .. }
             | Command::Assign { .. }
             | Command::Priority { .. }
             | Command::Unfreeze(_)
             | Command::Unblock(_)
-            | Command::Approve(_)
+            | Command::Approve { .. }
             | Command::Projects
             | Command::Switch(_)
             | Command::Remind { .. }

@@ -132,6 +132,18 @@ impl Context {
         refused(missing("agent", name.as_str(), &known, "`agents` lists them"))
     }
 
+    /// Refuses when no agent called `name` could ever work on the item.
+    pub fn check_pin(
+        &self,
+        conn: &Connection,
+        name: &AgentName,
+        item: ItemId,
+    ) -> Result<(), CommandError> {
+        self.check_agent(name)?;
+        let item = self.item(conn, item)?;
+        Ok(work::check_pin(&self.services.config, name, &item)?)
+    }
+
     /// Reads an item that must be there.
     pub fn item(&self, conn: &Connection, id: ItemId) -> Result<Item, CommandError> {
         Ok(work::find(conn, id)?)

@@ -1,15 +1,16 @@
 //! Carrying out a command: in one transaction, or beside the control lane.
 
-use super::command::{Lane, StatusOf};
+use super::command::Lane;
 use super::context::{Context, sentence};
-use super::{Command, CommandError, act, board, outside, room, see};
+use super::{Command, CommandError, act, outside, room, see, verdict};
 use crate::mail::{self, MailError, Reply};
 use crate::model::chat::Outgoing;
 use crate::model::ids::MessageKey;
 use crate::model::stage::StageEvent;
 use crate::store::mail as mail_rows;
-use crate::store::requests::{self, RequestKind, RequestState};
-use crate::store::{Tx, inbox, outbox};
+use crate::store::requests::{self, Request, RequestKind, RequestState};
+use crate::store::{StoreError, Tx, inbox, outbox};
+use crate::work::Verdict;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -103,10 +104,8 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
     match command {
         Command::Help { topic: None } => Ok(context.registry.help(prefix)),
         Command::Help { topic: Some(topic) } => Ok(context.registry.help_on(topic, prefix)),
-        Command::Status(StatusOf::Here | StatusOf::Item(_)) => board::board(context, tx, false),
-        Command::Status(StatusOf::All) => board::board(context, tx, true),
         Command::Show(item) => see::show(context, tx, *item),
-        Command::Why(item) => see::why(tx, *item),
+        Command::Why(item) => see::why(context, tx, *item),
         Command::Agents => see::agents(context, tx),
         Command::Logs { item, lines } => see::logs(context, tx, *item, *lines),
         Command::Mail { agent } => see::mail(context, tx, agent.as_ref()),
@@ -117,9 +116,10 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         Command::Start { item, agent } => act::start(context, tx, *item, agent.as_ref()),
         Command::ResumeAll => act::resume_all(tx),
         Command::Move { item, to } => act::move_item(context, tx, *item, *to),
-        Command::Depends { .. } | Command::Assign { .. } | Command::Priority { .. } => {
-            act::update(context, tx, command)
-        }
+        Command::Depends { .. }
+        | Command::Assign { .. }
+        | Command::Priority { .. }
+        | Command::Qa { .. } => act::update(context, tx, command),
         Command::Freeze(item) => act::apply(context, tx, *item, &StageEvent::Frozen, "frozen"),
         Command::Unfreeze(item) => {
             act::apply(context, tx, *item, &StageEvent::Unfrozen, "unfrozen")
@@ -131,11 +131,20 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         Command::Unblock(item) => {
             act::apply(context, tx, *item, &StageEvent::Unblocked, "unblocked")
         }
-        Command::Approve(item) => act::apply(context, tx, *item, &StageEvent::Approved, "approved"),
+        Command::Approve { item, commit } => act::approve(context, tx, *item, commit.as_deref()),
         Command::Reject { item, why } => {
             let event = StageEvent::Rejected { reason: why.clone() };
             act::apply(context, tx, *item, &event, "rejected")
         }
+        Command::Abandon { item, why } => {
+            let event = StageEvent::Abandoned { reason: why.clone() };
+            act::apply(context, tx, *item, &event, "abandoned")
+        }
+        Command::Supersede { item, by } => {
+            let event = StageEvent::Superseded { by: *by };
+            act::apply(context, tx, *item, &event, "superseded")
+        }
+        Command::EpicOf { items, epic } => act::epic_of(context, tx, items, *epic),
         Command::Tell { agent, text } => act::tell(context, tx, agent, text),
         Command::Projects => room::projects(context, tx),
         Command::Switch(name) => room::switch(context, tx, name),
@@ -144,7 +153,8 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         Command::TimerCancel(id) => room::cancel_timer(tx, *id),
         Command::Ambient(on) => room::ambient(context, tx, *on),
         Command::Queue(mode) => room::queue(context, tx, *mode),
-        Command::Diff(_)
+        Command::Status(_)
+        | Command::Diff(_)
         | Command::Doctor
         | Command::Stop(_)
         | Command::Delete { .. }
@@ -162,10 +172,9 @@ pub async fn react(context: Context, to: MessageKey, emoji: String) -> anyhow::R
     let write = store.write(move |tx| {
         let caller = &context.caller;
         if inbox::is_open(tx, &caller.key)? {
-            let said = reaction(&context, tx, &to, &emoji).or_else(|error| match error {
-                CommandError::Refused(text) => Ok(Some(text)),
-                CommandError::Internal(error) => Err(error),
-            })?;
+            let said = tx
+                .nested(|tx| reaction(&context, tx, &to, &emoji))
+                .or_else(|error| error.words().map(Some))?;
             match said {
                 Some(text) => post(tx, caller, text)?,
                 None => {
@@ -214,6 +223,43 @@ pub async fn answer_mail(context: Context, to: MessageKey, text: String) -> anyh
     write.await
 }
 
+/// Takes a reply to a message that asks for a verdict as the verdict, and says whether it was one.
+/// Words that are none (a question, a remark) are left to the coordinator.
+pub async fn answer_request(
+    context: Context,
+    to: MessageKey,
+    text: String,
+) -> anyhow::Result<bool> {
+    let store = context.services.store.clone();
+    let write = store.write(move |tx| {
+        let caller = &context.caller;
+        let Some(request) = asked_here(&context, tx, &to)? else { return Ok(false) };
+        let (RequestKind::Approve, Some(item)) = (request.asked.kind, request.asked.item) else {
+            return Ok(false);
+        };
+        let Some(verdict) = verdict::read(&text, item) else { return Ok(false) };
+        if !inbox::is_open(tx, &caller.key)? {
+            return Ok(true);
+        }
+        let said = tx
+            .nested(|tx| act::decide(&context, tx, &request, &verdict))
+            .or_else(CommandError::words)?;
+        post(tx, caller, said)?;
+        Ok::<_, anyhow::Error>(true)
+    });
+    write.await
+}
+
+/// The request that a message asks, if it asks one in the caller's room.
+fn asked_here(
+    context: &Context,
+    tx: &Tx<'_>,
+    to: &MessageKey,
+) -> Result<Option<Request>, StoreError> {
+    let request = requests::find_by_message(tx, to)?;
+    Ok(request.filter(|request| request.asked.session.room == context.caller.session.room))
+}
+
 fn reaction(
     context: &Context,
     tx: &Tx<'_>,
@@ -225,37 +271,26 @@ fn reaction(
         "👎" | "❌" | "✖" => false,
         _ => return Ok(None),
     };
-    let Some(request) = requests::find_by_message(tx, to)? else { return Ok(None) };
-    if request.asked.session.room != context.caller.session.room
-        || request.state != RequestState::Open
-    {
-        return Ok(None);
-    }
+    let Some(request) = asked_here(context, tx, to)? else { return Ok(None) };
     let word = match (request.asked.kind, yes) {
+        (RequestKind::Approve, true) => {
+            return act::decide(context, tx, &request, &Verdict::Approve).map(Some);
+        }
+        (RequestKind::Approve, false) => {
+            let verdict = Verdict::Reject("rejected by reaction".to_owned());
+            return act::decide(context, tx, &request, &verdict).map(Some);
+        }
         (RequestKind::Permission, true) => "allow",
         (RequestKind::Permission, false) => "deny",
-        (RequestKind::Confirm | RequestKind::Approve, true) => "yes",
-        (RequestKind::Confirm | RequestKind::Approve, false) => "no",
+        (RequestKind::Confirm, true) => "yes",
+        (RequestKind::Confirm, false) => "no",
         // Wants words.
         (RequestKind::Question, _) => return Ok(None),
     };
-    if !requests::answer(tx, request.id, word, &context.caller.person)? {
+    if request.state == RequestState::Open
+        && !requests::answer(tx, request.id, word, &context.caller.person)?
+    {
         return Ok(Some(sentence("that question is closed by now")));
     }
-    match (request.asked.kind, request.asked.item) {
-        (RequestKind::Approve, Some(item)) if yes => {
-            act::apply(context, tx, item, &StageEvent::Approved, "approved").map(Some)
-        }
-        (RequestKind::Approve, Some(item)) => {
-            let event = StageEvent::Rejected { reason: "rejected by reaction".to_owned() };
-            act::apply(context, tx, item, &event, "rejected").map(Some)
-        }
-        (
-            RequestKind::Approve
-            | RequestKind::Permission
-            | RequestKind::Confirm
-            | RequestKind::Question,
-            _,
-        ) => Ok(None),
-    }
+    Ok(None)
 }

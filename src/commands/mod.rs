@@ -18,10 +18,11 @@ mod room;
 mod see;
 mod spec;
 mod triage;
+mod verdict;
 
 pub use command::{Command, Lane};
 pub use context::Context;
-pub use execute::{FollowUp, answer_mail, execute, react};
+pub use execute::{FollowUp, answer_mail, answer_request, execute, react};
 pub use help::unknown;
 pub use parse::{Names, Parsed, Registry};
 pub use spec::SPECS;
@@ -52,6 +53,16 @@ pub enum CommandError {
     /// Ours to put right; the chat gets an incident number, the log the whole chain.
     #[error(transparent)]
     Internal(#[from] anyhow::Error),
+}
+
+impl CommandError {
+    /// The sentence for the chat; what is ours to put right stays an error.
+    fn words(self) -> Result<String, anyhow::Error> {
+        match self {
+            CommandError::Refused(text) => Ok(text),
+            CommandError::Internal(error) => Err(error),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::command::{NewProjectArgs, StatusOf, StopOf};
 use super::context::{Context, fenced, refused, sentence};
 use super::execute::{answer, post};
-use super::{Command, CommandError, triage};
+use super::{Command, CommandError, board, triage};
 use crate::doctor;
 use crate::model::chat::Outgoing;
 use crate::model::ids::ItemId;
@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub async fn run(context: &Context, command: Command) -> Result<(), CommandError> {
     #[allow(clippy::wildcard_enum_match_arm, reason = "the lane decides which come here")]
     let text = match command {
+        Command::Status(StatusOf::Here) => board::board(context, false).await?,
+        Command::Status(StatusOf::All) => board::board(context, true).await?,
         Command::Status(StatusOf::Item(item)) => triage::status(context, item).await?,
         Command::Diff(item) => triage::diff(context, item).await?,
         Command::Doctor => {
@@ -80,7 +82,8 @@ async fn stop_agents(context: &Context, item: ItemId) -> Result<String, CommandE
         (Some(agent), true, 0) => format!("{agent} was at work, and is ended with its processes"),
         (Some(agent), false, 0) => format!("{agent} was between two turns, and is ended"),
         (Some(agent), _, left) => format!(
-            "{agent} is ended, but {left} of its processes could not be; `doctor` shows them"
+            "{agent} is ended, but {left} of its processes could not be: end them by hand (the log \
+             has their numbers)"
         ),
     })
 }
@@ -175,7 +178,9 @@ async fn new_project(context: &Context, args: NewProjectArgs) -> Result<(), Comm
         created.project.path.display(),
         created.stack.as_deref().unwrap_or("none recognised"),
         if created.project.gates.is_empty() {
-            "none yet; name some in its settings".to_owned()
+            "none: what agents commit there is merged unchecked, unless an item wants a person \
+             (`qa N human`)"
+                .to_owned()
         } else {
             let gates: Vec<String> =
                 created.project.gates.iter().map(|gate| format!("`{gate}`")).collect();

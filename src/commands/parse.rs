@@ -10,7 +10,7 @@
 
 use super::command::Command;
 use super::page::{self, Page};
-use super::spec::{Bare, Misuse, SPECS, Spec};
+use super::spec::{Bare, Misuse, SPECS, Spec, is_membership};
 use crate::model::ids::{AgentName, ProjectName};
 use regex::Regex;
 use std::path::Path;
@@ -185,7 +185,7 @@ impl Registry {
         let (spec, _, rest) = self.lookup(text)?;
         match spec.bare {
             Bare::Whole => {
-                let free = matches!(spec.name, "tell" | "block" | "reject");
+                let free = matches!(spec.name, "tell" | "block" | "reject" | "abandon");
                 if text.contains('\n') && !free {
                     return None;
                 }
@@ -193,6 +193,7 @@ impl Registry {
                 let command = (spec.read)(rest).ok()?;
                 self.exists(&command, names).then_some(command)
             }
+            Bare::Colon if spec.name == "epic" && is_membership(rest) => (spec.read)(rest).ok(),
             Bare::Colon => (spec.read)(rest.strip_prefix(':')?).ok(),
             Bare::Reminder => {
                 REMINDER.is_match(rest.trim_start()).then(|| (spec.read)(rest).ok())?

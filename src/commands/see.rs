@@ -6,10 +6,10 @@ use super::context::{Context, fenced, money, one_line, refused};
 use crate::clock::from_millis;
 use crate::model::agent::SessionState;
 use crate::model::ids::{AgentName, ItemId};
-use crate::model::item::Item;
+use crate::model::item::{Item, Kind};
 use crate::store::costs::{self, By, Spent};
 use crate::store::mail::{Filter, list};
-use crate::store::{agents as sessions, rooms};
+use crate::store::{agents as sessions, items, rooms};
 use crate::{upgrade, work};
 use chrono::{DateTime, NaiveTime, Utc};
 use rusqlite::Connection;
@@ -17,6 +17,9 @@ use std::fmt::Write;
 
 /// How many messages `mail` shows.
 const MAIL_SHOWN: u32 = 15;
+
+/// How many items of an epic `show` lists.
+const CHILDREN_SHOWN: usize = 40;
 
 /// How long one event may be in `logs`.
 const EVENT_CHARS: usize = 160;
@@ -33,7 +36,8 @@ pub fn show(context: &Context, conn: &Connection, id: ItemId) -> Result<String, 
     let filed = origin.at.format("%-d %b %Y, %H:%M UTC");
     let _ = writeln!(out, "- filed by {} on {filed}", origin.id);
     if let Some(epic) = item.epic {
-        let _ = writeln!(out, "- part of epic #{epic}");
+        let name = items::find(conn, epic)?.map(|epic| epic.name).unwrap_or_default();
+        let _ = writeln!(out, "- part of epic #{epic} {name}");
     }
     if !item.depends_on.is_empty() {
         let list: Vec<String> = item.depends_on.iter().map(|id| format!("#{id}")).collect();
@@ -49,6 +53,13 @@ pub fn show(context: &Context, conn: &Connection, id: ItemId) -> Result<String, 
     if item.cost_microusd > 0 {
         let _ = writeln!(out, "- cost {}", money(item.cost_microusd));
     }
+    if item.kind == Kind::Epic {
+        let progress = work::progress(conn, id)?;
+        let _ = writeln!(out, "- its items: {}", work::progress_in_words(&progress));
+        for child in work::children_in_words(conn, id)?.iter().take(CHILDREN_SHOWN) {
+            let _ = writeln!(out, "- {child}");
+        }
+    }
     if !item.body.trim().is_empty() {
         let _ = write!(out, "\n{}", item.body.trim());
     }
@@ -56,8 +67,9 @@ pub fn show(context: &Context, conn: &Connection, id: ItemId) -> Result<String, 
 }
 
 /// `why N`
-pub fn why(conn: &Connection, id: ItemId) -> Result<String, CommandError> {
-    Ok(work::explain(conn, id)?)
+pub fn why(context: &Context, conn: &Connection, id: ItemId) -> Result<String, CommandError> {
+    let services = &context.services;
+    Ok(work::why(conn, &services.config, services.store.clock().now(), id)?)
 }
 
 /// `agents`

@@ -7,7 +7,7 @@
 use super::command::{Command, CostOf, MoveTarget, NewProjectArgs, StatusOf, StopOf};
 use crate::model::chat::QueueMode;
 use crate::model::ids::{AgentName, ItemId, TimerId};
-use crate::model::item::Kind;
+use crate::model::item::{Kind, QaMode};
 
 /// How many events `logs` shows unless told otherwise.
 const LOG_LINES: usize = 30;
@@ -63,7 +63,7 @@ pub const SPECS: &[Spec] = &[
     spec("bug", Bare::Colon, |rest| new_item(rest, Kind::Bug)),
     spec("refactor", Bare::Colon, |rest| new_item(rest, Kind::Refactor)),
     spec("spike", Bare::Colon, |rest| new_item(rest, Kind::Spike)),
-    spec("epic", Bare::Colon, |rest| new_item(rest, Kind::Epic)),
+    spec("epic", Bare::Colon, epic),
     spec("new item", Bare::Colon, |rest| new_item(rest, Kind::Story)),
     spec("start", Bare::Whole, start),
     spec("stop", Bare::Whole, stop),
@@ -78,10 +78,15 @@ pub const SPECS: &[Spec] = &[
         item_and_reason(rest).map(|(item, why)| Command::Block { item, why })
     }),
     spec("unblock", Bare::Whole, |rest| item_only(rest).map(Command::Unblock)),
-    spec("approve", Bare::Whole, |rest| item_only(rest).map(Command::Approve)),
+    spec("approve", Bare::Whole, approve),
     spec("reject", Bare::Whole, |rest| {
         item_and_reason(rest).map(|(item, why)| Command::Reject { item, why })
     }),
+    spec("abandon", Bare::Whole, |rest| {
+        item_and_reason(rest).map(|(item, why)| Command::Abandon { item, why })
+    }),
+    spec("supersede", Bare::Whole, supersede),
+    spec("qa", Bare::Whole, qa),
     spec("delete", Bare::Whole, delete),
     spec("tell", Bare::Whole, tell),
     spec("projects", Bare::Whole, |rest| nothing(rest, Command::Projects)),
@@ -152,6 +157,19 @@ fn item_and_reason(rest: &str) -> Result<(ItemId, String), Misuse> {
     }
 }
 
+fn approve(rest: &str) -> Result<Command, Misuse> {
+    let (first, rest) = word(rest);
+    let item = item_id(first)?;
+    let (commit, rest) = word(rest);
+    end(rest)?;
+    let is_commit = commit.len() >= 4 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match commit {
+        "" => Ok(Command::Approve { item, commit: None }),
+        _ if is_commit => Ok(Command::Approve { item, commit: Some(commit.to_ascii_lowercase()) }),
+        other => Err(format!("`{}` is no commit", first_words(other))),
+    }
+}
+
 fn help(rest: &str) -> Result<Command, Misuse> {
     let topic = rest.trim().to_lowercase();
     if topic.split_whitespace().count() > 2 {
@@ -204,6 +222,47 @@ fn new_item(rest: &str, kind: Kind) -> Result<Command, Misuse> {
         return Err(format!("the {}'s name is missing", kind.as_str()));
     }
     Ok(Command::NewItem { kind, name: name.trim().to_owned(), body: body.trim().to_owned() })
+}
+
+/// Whether what follows `epic` says which items are part of which one, and names none.
+pub fn is_membership(rest: &str) -> bool {
+    let mut words = rest.split_whitespace().skip_while(|word| number(word).is_some());
+    let (of, epic) = (words.next(), words.next());
+    rest.trim_start().starts_with(|c: char| c.is_ascii_digit() || c == '#')
+        && of.is_some_and(|of| of.eq_ignore_ascii_case("of"))
+        && epic.is_some_and(|epic| number(epic).is_some() || epic.eq_ignore_ascii_case("none"))
+        && words.next().is_none()
+}
+
+fn epic(rest: &str) -> Result<Command, Misuse> {
+    if !is_membership(rest) {
+        return new_item(rest, Kind::Epic);
+    }
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    let (items, of) = words.split_at(words.len().saturating_sub(2));
+    let items = items.iter().map(|word| item_id(word)).collect::<Result<Vec<_>, _>>()?;
+    let epic = of.last().and_then(|word| number(word)).map(ItemId);
+    Ok(Command::EpicOf { items, epic })
+}
+
+fn supersede(rest: &str) -> Result<Command, Misuse> {
+    let (first, rest) = word(rest);
+    let item = item_id(first)?;
+    let (by, rest) = word(rest);
+    if !by.eq_ignore_ascii_case("by") {
+        return Err("write `by` and the item that replaces it".to_owned());
+    }
+    Ok(Command::Supersede { item, by: item_only(rest)? })
+}
+
+fn qa(rest: &str) -> Result<Command, Misuse> {
+    let (first, rest) = word(rest);
+    let item = item_id(first)?;
+    let mode = rest.trim().to_lowercase();
+    match QaMode::ALL.into_iter().find(|known| known.as_str() == mode) {
+        Some(mode) => Ok(Command::Qa { item, mode }),
+        None => Err("say who decides: `gates`, `agent` or `human`".to_owned()),
+    }
 }
 
 fn start(rest: &str) -> Result<Command, Misuse> {

@@ -1,5 +1,7 @@
 //! Commands on a real store, through the real services; no model, no agent, no room.
 
+mod works;
+
 use super::*;
 use crate::agents::{Agents, ProjectPlaces};
 use crate::clock::Clock;
@@ -38,6 +40,15 @@ impl Desk {
             role = "coder"
             runtime = "api"
             model = "some-model"
+            [[agents]]
+            name = "qa-1"
+            role = "qa"
+            runtime = "api"
+            [[agents]]
+            name = "helper-1"
+            role = "coder"
+            runtime = "api"
+            projects = ["tools"]
             "#,
             dir.path().display()
         );

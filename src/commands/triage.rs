@@ -1,19 +1,23 @@
 //! `status N` and `diff N`: what is the matter with an item, and what it has changed.
 
-use super::context::{Context, fenced, money};
+use super::context::{Context, fenced, money, one_line, sentence};
 use super::{CommandError, board, see};
 use crate::model::ids::ItemId;
-use crate::model::item::Item;
+use crate::model::item::{Item, Kind};
 use crate::model::stage::Stage;
 use crate::project::Project;
-use crate::project::worktree::{find_branch, last_lines};
-use crate::store::agents as sessions;
+use crate::project::git::{Git, GitError};
+use crate::project::worktree::{find_branch, last_lines, path_of};
+use crate::store::agents::{self as sessions, TurnEvent};
 use crate::store::gate_runs::{self, GateRunRow, Place};
 use crate::work;
 use std::fmt::Write;
 
 /// How many of the agent's last events are shown.
 const EVENTS: usize = 8;
+
+/// How long one of them may be.
+const EVENT_CHARS: usize = 100;
 
 /// How many of the last gates are shown.
 const GATES: usize = 5;
@@ -27,16 +31,33 @@ const FILES: usize = 15;
 /// How much of a diff is shown, in bytes.
 const DIFF_BYTES: usize = 6000;
 
-/// `status N`
+/// What the rows say of an item.
+struct Known {
+    item: Item,
+    why: String,
+    events: Vec<TurnEvent>,
+    gates: Vec<GateRunRow>,
+    children: Vec<String>,
+}
+
+/// `status N`: stage and history, what its agent last did, what changed, how the gates ended, what
+/// it cost, and the next step. Lists instead of tables, so that a telephone shows it.
 pub async fn status(context: &Context, id: ItemId) -> Result<String, CommandError> {
     let here = context.clone();
     let read = context.services.store.read(move |conn| {
         let item = here.item(conn, id)?;
-        let events = sessions::turn_events(conn, id, EVENTS)?;
-        let gates = gate_runs::newest_of(conn, id, GATES)?;
-        Ok::<_, CommandError>((work::explain(conn, id)?, item, events, gates))
+        Ok::<_, CommandError>(Known {
+            why: see::why(&here, conn, id)?,
+            events: sessions::turn_events(conn, id, EVENTS)?,
+            gates: gate_runs::newest_of(conn, id, GATES)?,
+            children: match item.kind {
+                Kind::Epic => work::children_in_words(conn, id)?,
+                Kind::Story | Kind::Bug | Kind::Refactor | Kind::Spike => vec![],
+            },
+            item,
+        })
     });
-    let (why, item, events, gates) = read.await?;
+    let Known { item, why, events, gates, children } = read.await?;
     let mut out = format!(
         "{} {} in {}, {}{}\n\n{}\n",
         board::icon(&item.stage),
@@ -49,11 +70,25 @@ pub async fn status(context: &Context, id: ItemId) -> Result<String, CommandErro
         },
         why.trim_end()
     );
-    if !events.is_empty() {
-        let _ = write!(out, "\nLast seen:\n{}\n", fenced(&see::event_lines(&events)));
+    if !children.is_empty() {
+        let _ = writeln!(out, "\nIts items:");
+        for child in children.iter().take(FILES) {
+            let _ = writeln!(out, "- {child}");
+        }
     }
-    if let Some(files) = changed_files(context, &item).await {
+    if !events.is_empty() {
+        let _ = writeln!(out, "\nLast seen:");
+        for event in &events {
+            let text = one_line(&event.text, EVENT_CHARS).replace('`', "'");
+            let _ = writeln!(out, "- {} {}: {text}", event.at.format("%H:%M:%S"), event.kind);
+        }
+    }
+    let (changed, dirty) = tokio::join!(changed_files(context, &item), dirty_files(context, &item));
+    if let Some(files) = changed {
         let _ = write!(out, "\nChanged: {files}\n");
+    }
+    if !dirty.is_empty() {
+        let _ = write!(out, "\nNot committed: {}\n", listed(&dirty));
     }
     if !gates.is_empty() {
         let _ = write!(out, "\nGates:\n{}", gate_lines(&gates));
@@ -67,12 +102,28 @@ async fn changed_files(context: &Context, item: &Item) -> Option<String> {
     let project = context.services.projects.find(&item.project)?;
     let branch = find_branch(&project.git(), item.id).await.ok()??;
     let files = project.git().diff_names(&project.base, &branch).await.ok()?;
+    Some(if files.is_empty() { "nothing committed yet".to_owned() } else { listed(&files) })
+}
+
+/// The files in an item's worktree that are not committed.
+async fn dirty_files(context: &Context, item: &Item) -> Vec<String> {
+    let Some(project) = context.services.projects.find(&item.project) else { return vec![] };
+    let path = path_of(&project, item.id, context.services.store.data_dir());
+    if !path.is_dir() {
+        return vec![];
+    }
+    let files = Git::at(path).changed_files(true).await.unwrap_or_default();
+    files.into_iter().map(|file| file.path).collect()
+}
+
+/// Some files, the first ones by name.
+fn listed(files: &[String]) -> String {
     let mut names: Vec<String> =
         files.iter().take(FILES).map(|file| format!("`{}`", file.replace('`', "'"))).collect();
     if files.len() > FILES {
         names.push(format!("and {} more", files.len() - FILES));
     }
-    Some(if names.is_empty() { "nothing committed yet".to_owned() } else { names.join(", ") })
+    names.join(", ")
 }
 
 fn gate_lines(gates: &[GateRunRow]) -> String {
@@ -82,17 +133,18 @@ fn gate_lines(gates: &[GateRunRow]) -> String {
             Place::Worktree => "in its worktree",
             Place::Merge => "on the merged tree",
         };
-        let end = match (run.passed, run.timed_out, run.exit) {
-            (true, _, _) => "passed".to_owned(),
-            (false, true, _) => "ran out of time".to_owned(),
-            (false, false, Some(exit)) => format!("failed with exit {exit}"),
-            (false, false, None) => "was killed".to_owned(),
+        let (mark, end) = match (run.passed, run.timed_out, run.exit) {
+            (true, _, _) => ("✅", "passed".to_owned()),
+            (false, true, _) => ("❌", "ran out of time".to_owned()),
+            (false, false, Some(exit)) => ("❌", format!("failed with exit {exit}")),
+            (false, false, None) => ("❌", "was killed".to_owned()),
         };
         let seconds = run.duration.as_secs_f32();
-        let _ = writeln!(out, "- `{}` {end} {place} ({seconds:.1} s)", run.gate);
+        let gate = run.gate.replace('`', "'");
+        let _ = writeln!(out, "- {mark} `{gate}` {end} {place} ({seconds:.1} s)");
     }
     if let Some(failed) = gates.first().filter(|run| !run.passed) {
-        let _ = writeln!(out, "{}", fenced(&last_lines(&failed.output, GATE_LINES)));
+        let _ = writeln!(out, "\n{}", fenced(&last_lines(&failed.output, GATE_LINES)));
     }
     out
 }
@@ -116,9 +168,13 @@ fn next_step(item: &Item) -> String {
             format!("`diff {id}`, then `approve {id}` or `reject {id} WHY`.")
         }
         Stage::Merge { .. } => "wait for the merge queue.".to_owned(),
-        Stage::MergeFailure { .. } | Stage::MergeFailureFinal { .. } => {
-            format!("`start {id}` gives it another try; `move {id} coding` gives it to a coder.")
+        Stage::MergeFailure { .. } => {
+            format!("wait: it is mended or tried again by itself; or `move {id} merge`.")
         }
+        Stage::MergeFailureFinal { .. } => format!(
+            "look at the output, then `start {id}` has it mended, or `move {id} merge` tries the \
+             merge again as it is."
+        ),
         Stage::Done { .. } => "nothing; it is merged.".to_owned(),
         Stage::Frozen { .. } => format!("`unfreeze {id}`."),
         Stage::Archived { .. } | Stage::Superseded { .. } => "nothing.".to_owned(),
@@ -137,17 +193,17 @@ pub async fn diff(context: &Context, id: ItemId) -> Result<String, CommandError>
         Ok::<_, CommandError>((item, project))
     });
     let (item, project) = read.await?;
-    let internal = |error| CommandError::Internal(anyhow::Error::new(error));
+    let unreadable = |error: GitError| CommandError::Refused(sentence(&error.to_string()));
     let git = project.git();
-    let Some(branch) = find_branch(&git, id).await.map_err(internal)? else {
+    let Some(branch) = find_branch(&git, id).await.map_err(unreadable)? else {
         return Ok(no_branch(&item));
     };
-    let stat = git.diff_stat(&project.base, &branch).await.map_err(internal)?;
+    let stat = git.diff_stat(&project.base, &branch).await.map_err(unreadable)?;
     if stat.trim().is_empty() {
         let Project { base, .. } = project;
         return Ok(format!("#{id} {} changes nothing against `{base}` yet.", item.name));
     }
-    let diff = git.diff_text(&project.base, &branch, DIFF_BYTES).await.map_err(internal)?;
+    let diff = git.diff_text(&project.base, &branch, DIFF_BYTES).await.map_err(unreadable)?;
     let mut out = format!("**#{id} {}** (`{branch}`)\n\n{}\n", item.name, fenced(&stat));
     if !diff.truncated {
         let text = diff.text.trim_end().replace("```", "'''");

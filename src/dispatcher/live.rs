@@ -64,6 +64,15 @@ impl CommandRunner for ServiceCommands {
         commands::react(self.context(caller), to, emoji).await
     }
 
+    async fn answer_request(
+        &self,
+        caller: Caller,
+        to: MessageKey,
+        text: String,
+    ) -> anyhow::Result<bool> {
+        commands::answer_request(self.context(caller), to, text).await
+    }
+
     async fn answer_mail(
         &self,
         caller: Caller,

@@ -58,6 +58,15 @@ pub trait CommandRunner: Send + Sync + 'static {
     /// Takes a reaction as an answer to the question that the message asked, if it asked one.
     async fn react(&self, caller: Caller, to: MessageKey, emoji: String) -> anyhow::Result<()>;
 
+    /// Takes a reply to a message that asks for a verdict as the verdict, and says whether it was
+    /// one; the message is done then.
+    async fn answer_request(
+        &self,
+        caller: Caller,
+        to: MessageKey,
+        text: String,
+    ) -> anyhow::Result<bool>;
+
     /// Takes a reply to a message that carried mail as the answer to the mail, and says whether it
     /// was one; the message is done then.
     async fn answer_mail(

@@ -233,6 +233,9 @@ impl Loop {
 
     /// Takes one row to where it goes.
     async fn take(&mut self, incoming: Incoming) -> anyhow::Result<()> {
+        if self.is_verdict(&incoming).await? {
+            return Ok(());
+        }
         let names = self.world.commands.names();
         let prefix = &self.world.settings.prefix;
         match route(&incoming, &self.world.registry, prefix, &names) {
@@ -272,6 +275,23 @@ impl Loop {
             }
         }
         Ok(())
+    }
+
+    /// Whether the message was a verdict on what it replies to, and has been taken as one. Asked
+    /// before anything else: in a reply, `reject 2 tests fail` is not about item 2.
+    async fn is_verdict(&mut self, incoming: &Incoming) -> anyhow::Result<bool> {
+        let IncomingBody::Text { text, reply_to: Some(to) } = &incoming.body else {
+            return Ok(false);
+        };
+        let prefix = &self.world.settings.prefix;
+        let is_command = !prefix.is_empty() && text.trim_start().starts_with(prefix.as_str());
+        if is_command || !incoming.addressed {
+            return Ok(false);
+        }
+        // What was said before it is answered before it.
+        self.write_marks().await?;
+        let caller = self.caller(incoming);
+        self.world.commands.answer_request(caller, to.clone(), text.clone()).await
     }
 
     /// Whether the message was the answer to mail that stands in the room, and has gone there.

@@ -99,6 +99,19 @@ impl CommandRunner for FakeCommands {
         Ok(())
     }
 
+    async fn answer_request(
+        &self,
+        caller: Caller,
+        _: MessageKey,
+        text: String,
+    ) -> anyhow::Result<bool> {
+        let is_verdict = text.starts_with("reject");
+        if is_verdict {
+            self.store.write(move |tx| inbox::mark_done(tx, &[caller.key])).await?;
+        }
+        Ok(is_verdict)
+    }
+
     async fn answer_mail(&self, _: Caller, _: MessageKey, _: String) -> anyhow::Result<bool> {
         Ok(false)
     }

@@ -88,7 +88,8 @@ async fn check_session(matrix: &MatrixConfig, token: &str) -> Check {
         Ok((StatusCode::UNAUTHORIZED, _)) => Check::failed(
             id,
             "the homeserver has ended the bot's session",
-            "remove matrix/session.json in the data directory; the next start logs in anew",
+            "stop the server and move the directory matrix/ out of the data directory; the next \
+             start logs in as a new device, which cannot read encrypted messages of before",
         ),
         Ok((status, body)) => Check::failed(
             id,

@@ -68,8 +68,8 @@ pub enum LlmError {
     },
     /// The conversation does not fit into the model any more.
     #[error(
-        "the conversation has outgrown the model ({detail}): `compact` shortens it, `reset` \
-         begins a new one"
+        "the conversation has outgrown the model ({detail}): `reset` begins a new one, and items, \
+         agents and timers stay"
     )]
     ContextFull {
         /// What the API said.

@@ -58,6 +58,9 @@ pub enum QaMode {
 }
 
 impl QaMode {
+    /// Every mode.
+    pub const ALL: [QaMode; 3] = [QaMode::Gates, QaMode::Agent, QaMode::Human];
+
     /// The name as stored, shown and typed.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -18,7 +18,7 @@ mod refs;
 mod worktrees;
 
 pub use call::GitError;
-pub use query::{ChangedFile, DiffText};
+pub use query::{ChangedFile, DiffText, FileChange};
 pub use refs::{Identity, MergeTree, RefUpdate};
 pub use worktrees::{ListedWorktree, check_url};
 

@@ -294,8 +294,9 @@ pub fn set_dependencies(tx: &Tx<'_>, id: ItemId, depends_on: &[ItemId]) -> Resul
     Ok(())
 }
 
-/// The way along dependencies from `from` to `to`, both included; `None` when there is none.
-fn path_between(
+/// The way along what is waited for from `from` to `to`, both included; `None` when there is none.
+/// An item waits for what it depends on, an epic for its items as well.
+pub fn path_between(
     conn: &Connection,
     from: ItemId,
     to: ItemId,
@@ -303,8 +304,10 @@ fn path_between(
     let mut came_from: HashMap<ItemId, ItemId> = HashMap::new();
     let mut seen = HashSet::from([from]);
     let mut open = vec![from];
-    let mut statement =
-        conn.prepare_cached("SELECT depends_on FROM item_dependencies WHERE item = ?1")?;
+    let mut statement = conn.prepare_cached(
+        "SELECT depends_on FROM item_dependencies WHERE item = ?1
+             UNION SELECT id FROM items WHERE epic = ?1",
+    )?;
     while let Some(here) = open.pop() {
         if here == to {
             let mut path = vec![here];
@@ -332,6 +335,9 @@ fn path_between(
 pub fn delete(tx: &Tx<'_>, id: ItemId) -> Result<bool, StoreError> {
     Ok(tx.prepare_cached("DELETE FROM items WHERE id = ?1")?.execute([id])? == 1)
 }
+
+mod shelves;
+pub use shelves::{Progress, Tally, open_epics, progress, tally, top};
 
 #[cfg(test)]
 mod tests;

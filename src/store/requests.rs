@@ -113,10 +113,12 @@ pub struct Request {
     pub answered_by: Option<PersonId>,
     /// When it was asked.
     pub created_at: DateTime<Utc>,
+    /// When people were last reminded of it.
+    pub reminded_at: Option<DateTime<Utc>>,
 }
 
 const COLUMNS: &str = "id, kind, session, outbox, item, agent_session, what, deadline, state, \
-                       answer, answered_by, created_at";
+                       answer, answered_by, created_at, reminded_at";
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Request> {
     Ok(Request {
@@ -134,6 +136,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Request> {
         answer: row.get(9)?,
         answered_by: row.get(10)?,
         created_at: from_millis(row.get(11)?),
+        reminded_at: row.get::<_, Option<i64>>(12)?.map(from_millis),
     })
 }
 
@@ -164,6 +167,13 @@ pub fn asked_by(tx: &Tx<'_>, id: RequestId, outbox: OutboxId) -> Result<(), Stor
     Ok(())
 }
 
+/// Notes that people were reminded, and by which message: an answer to that counts as well.
+pub fn reminded_by(tx: &Tx<'_>, id: RequestId, outbox: OutboxId) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE requests SET reminded_at = ?2, reminder = ?3 WHERE id = ?1")?
+        .execute(params![id, tx.now(), outbox])?;
+    Ok(())
+}
+
 /// One request.
 pub fn find(conn: &Connection, id: RequestId) -> Result<Option<Request>, StoreError> {
     let mut statement =
@@ -177,6 +187,20 @@ pub fn list_open(conn: &Connection) -> Result<Vec<Request>, StoreError> {
         "SELECT {COLUMNS} FROM requests WHERE state = 'open' ORDER BY id"
     ))?;
     let rows = statement.query_map([], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The open requests of one kind about an item, oldest first.
+pub fn list_open_of(
+    conn: &Connection,
+    item: ItemId,
+    kind: RequestKind,
+) -> Result<Vec<Request>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM requests
+         WHERE state = 'open' AND item = ?1 AND kind = ?2 ORDER BY id"
+    ))?;
+    let rows = statement.query_map(params![item, kind.as_str()], from_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -197,7 +221,8 @@ pub fn find_by_message(
     let outbox = outbox::row_of_key(conn, message)?;
     let Some(outbox) = outbox else { return Ok(None) };
     let mut statement = conn.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM requests WHERE outbox = ?1 ORDER BY id DESC LIMIT 1"
+        "SELECT {COLUMNS} FROM requests WHERE outbox = ?1 OR reminder = ?1
+         ORDER BY id DESC LIMIT 1"
     ))?;
     Ok(statement.query_row([outbox], from_row).optional()?)
 }
@@ -222,6 +247,18 @@ pub fn expire_due(tx: &Tx<'_>) -> Result<Vec<Request>, StoreError> {
     ))?;
     let rows = statement.query_map([tx.now()], from_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Closes an open request that nobody has answered, with what became of it in words; `false` when
+/// it is closed already.
+pub fn withdraw_one(tx: &Tx<'_>, id: RequestId, outcome: &str) -> Result<bool, StoreError> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE requests SET state = 'withdrawn', answer = ?2, answered_at = ?3
+             WHERE id = ?1 AND state = 'open'",
+        )?
+        .execute(params![id, outcome, tx.now()])?;
+    Ok(changed == 1)
 }
 
 /// Closes the open requests of an agent session that has ended; says how many there were.

@@ -55,7 +55,7 @@ pub fn tools() -> Vec<Tool> {
         writing(
             "item_move",
             Who::Coordinator,
-            "Moves an item: block, unblock, freeze, unfreeze, approve, reject, abandon, or to a column. Starting is item_start, stopping item_stop.",
+            "Moves an item: block, unblock, freeze, unfreeze, approve, reject, abandon, supersede, or to a column. Starting is item_start, stopping item_stop.",
             item_move,
         ),
         writing(
@@ -127,9 +127,13 @@ pub fn line(item: &Item) -> String {
     if item.priority != 0 {
         let _ = write!(text, ", priority {}", item.priority);
     }
+    if let Some(epic) = item.epic {
+        let _ = write!(text, ", part of epic #{epic}");
+    }
     if item.cost_microusd > 0 {
         let _ = write!(text, ", {:.2} USD", item.cost_microusd as f64 / 1e6);
     }
+    let _ = write!(text, ", version {}", item.version);
     text
 }
 
@@ -180,8 +184,12 @@ fn item_show(_: &Context, conn: &Connection, _: &ToolCaller, args: OneItem) -> A
     let item = work::find(conn, id)?;
     let mut text =
         format!("{}\nQA: {}. Filed by {}.\n", line(&item), item.qa.as_str(), item.origin.id);
-    if let Some(epic) = item.epic {
-        let _ = writeln!(text, "Part of epic #{epic}.");
+    if item.kind == Kind::Epic {
+        let progress = work::progress(conn, id)?;
+        let _ = writeln!(text, "Its items: {}.", work::progress_in_words(&progress));
+        for child in work::children_in_words(conn, id)? {
+            let _ = writeln!(text, "- {child}");
+        }
     }
     if !item.body.trim().is_empty() {
         let _ = writeln!(text, "Text:\n{}", data(&item.body));
@@ -219,8 +227,9 @@ pub fn tail(text: &str, most: usize) -> &str {
     &text[text.ceil_char_boundary(text.len().saturating_sub(most))..]
 }
 
-fn why(_: &Context, conn: &Connection, _: &ToolCaller, args: OneItem) -> Answer {
-    Ok(work::explain(conn, args.item.0)?)
+fn why(context: &Context, conn: &Connection, _: &ToolCaller, args: OneItem) -> Answer {
+    let services = &context.services;
+    Ok(work::why(conn, &services.config, services.store.clock().now(), args.item.0)?)
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -283,13 +292,20 @@ struct ItemUpdate {
     qa: Option<QaMode>,
     /// Order of starting and merging: higher first, 0 is usual.
     priority: Option<i64>,
+    /// The version that you have seen: refused when the item was changed since.
+    version: Option<i64>,
 }
 
 fn item_update(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemUpdate) -> Answer {
     let agent = match args.agent.as_deref() {
         None => None,
         Some("") => Some(None),
-        Some(name) => Some(Some(context.agent(name)?)),
+        Some(name) => {
+            let agent = context.agent(name)?;
+            let item = work::find(tx, args.item.0)?;
+            work::check_pin(&context.services.config, &agent, &item)?;
+            Some(Some(agent))
+        }
     };
     let change = ItemChange {
         name: args.name,
@@ -301,7 +317,7 @@ fn item_update(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemUp
         priority: args.priority,
         room: None,
     };
-    let item = work::update(tx, args.item.0, None, change, &origin(caller, tx))?;
+    let item = work::update(tx, args.item.0, args.version, change, &origin(caller, tx))?;
     Ok(format!("Changed: {}", line(&item)))
 }
 
@@ -323,6 +339,8 @@ enum MoveAction {
     Reject,
     /// Give it up, with `reason`.
     Abandon,
+    /// End it, because the item `by` replaces it.
+    Supersede,
     /// To the backlog.
     Backlog,
     /// To the column of what comes later.
@@ -345,6 +363,10 @@ struct ItemMove {
     /// Why, in a sentence; needed for block, reject and abandon.
     #[serde(default)]
     reason: String,
+    /// The item that replaces it; needed for supersede.
+    by: Option<Number>,
+    /// The version that you have seen: refused when the item was changed since.
+    version: Option<i64>,
 }
 
 fn item_move(_: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemMove) -> Answer {
@@ -355,6 +377,7 @@ fn item_move(_: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemMove) -> A
     if needs_reason && reason.is_empty() {
         return refuse("Give `reason`: why, in a sentence.");
     }
+    work::expect_version(tx, id, args.version)?;
     let number = id.to_string();
     let demand = |what: &str, verbs: &[&str]| -> Result<(), Refusal> {
         confirm::demand(tx, caller, &format!("{what} #{id}"), &[verbs, &[&number]])
@@ -381,6 +404,15 @@ fn item_move(_: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemMove) -> A
             demand("abandon", &verbs)?;
             StageEvent::Abandoned { reason: reason.clone() }
         }
+        MoveAction::Supersede => {
+            let Some(by) = args.by.map(|number| number.0) else {
+                return refuse("Give `by`: the item that replaces it.");
+            };
+            let verbs =
+                ["supersede", "replace", "replaces", "superseded", "replaced", "drop", "ersetzt"];
+            demand("supersede", &verbs)?;
+            StageEvent::Superseded { by }
+        }
         MoveAction::Merge => {
             demand("put into the merge queue", &["merge", "land", "ship"])?;
             StageEvent::Moved { to: MoveTo::Merge }
@@ -403,10 +435,17 @@ struct ItemStart {
     item: Number,
     /// The agent that shall do it; a free one when left out.
     agent: Option<String>,
+    /// The version that you have seen: refused when the item was changed since.
+    version: Option<i64>,
 }
 
 fn item_start(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemStart) -> Answer {
+    work::expect_version(tx, args.item.0, args.version)?;
     let agent = args.agent.map(|name| context.agent(&name)).transpose()?;
+    if let Some(agent) = &agent {
+        let item = work::find(tx, args.item.0)?;
+        work::check_pin(&context.services.config, agent, &item)?;
+    }
     let item = work::start(tx, args.item.0, agent.as_ref(), &origin(caller, tx))?;
     Ok(format!("Started: {}. The room hears how it goes on.", line(&item)))
 }

@@ -1,6 +1,8 @@
 //! What `why N` answers: where an item stands, what it waits for, and how that came about.
 
 use super::{WorkError, find, movers, queue};
+use crate::agents;
+use crate::config::Config;
 use crate::model::agent::SessionState;
 use crate::model::ids::ItemId;
 use crate::model::item::Item;
@@ -35,6 +37,42 @@ pub fn explain(conn: &Connection, id: ItemId) -> Result<String, WorkError> {
         let _ = writeln!(text, "- {} {}", at.format("%d %b %H:%M:%S"), one_line(&line));
     }
     Ok(text)
+}
+
+/// As [`explain`], with what keeps everything or the item's agent from going on at this moment.
+pub fn why(
+    conn: &Connection,
+    config: &Config,
+    now: DateTime<Utc>,
+    id: ItemId,
+) -> Result<String, WorkError> {
+    let text = explain(conn, id)?;
+    let held_back = held_back(conn, config, now, &find(conn, id)?)?;
+    if held_back.is_empty() {
+        return Ok(text);
+    }
+    let (situation, history) = text.split_once('\n').unwrap_or((&text, ""));
+    let lines: Vec<String> = held_back.iter().map(|why| format!("- {why}\n")).collect();
+    Ok(format!("{situation}\n\nHeld back:\n{}{history}", lines.concat()))
+}
+
+/// What keeps an item that an agent has or waits for from going on, whatever its agent does.
+fn held_back(
+    conn: &Connection,
+    config: &Config,
+    now: DateTime<Utc>,
+    item: &Item,
+) -> Result<Vec<String>, WorkError> {
+    let mut reasons = Vec::new();
+    if item.stage.claim().is_none() && item.stage.wants_role().is_none() {
+        return Ok(reasons);
+    }
+    if queue::project(conn, &item.project)?.is_some_and(|project| project.paused) {
+        reasons.push(format!("project {} is paused: nothing starts in it", item.project));
+    }
+    let live = sessions::live_session_of(conn, item.id)?;
+    reasons.extend(agents::holds(conn, config, now, live.as_ref())?);
+    Ok(reasons)
 }
 
 fn one_line(text: &str) -> String {
@@ -122,7 +160,8 @@ fn waiting(conn: &Connection, item: &Item, role: &str) -> Result<String, WorkErr
         ));
     }
     let newest = decisions::newest_of(conn, item.id, What::NotStarted)?;
-    Ok(match newest.filter(|decision| decision.at >= item.updated_at) {
+    let moved_at = log::transitions_of(conn, item.id)?.last().map(|moved| moved.at);
+    Ok(match newest.filter(|decision| moved_at.is_none_or(|at| decision.at >= at)) {
         Some(decision) => format!("{}.", decision.why),
         None => format!("waits for a free {role}."),
     })

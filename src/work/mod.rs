@@ -17,13 +17,16 @@
 mod assign;
 mod board;
 mod counters;
+mod epics;
 mod explain;
 mod keeper;
 mod merges;
 mod movers;
 mod notices;
+mod pins;
 mod prompt;
 mod queue;
+mod review;
 mod service;
 mod settle;
 mod text;
@@ -34,10 +37,13 @@ mod world;
 mod tests;
 
 pub use assign::role_for;
-pub use board::board_json;
-pub use explain::explain;
+pub use board::{Board, Entry, QueuePlace, Shelf, board_json, overview};
+pub use epics::{children_in_words, progress, progress_in_words};
+pub use explain::{explain, why};
+pub use pins::check_pin;
+pub use review::{Verdict, check_commit, decide};
 pub use service::WorkService;
-pub use world::{Checked, FailedGate, GateOutcome, Workshop, World};
+pub use world::{Checked, DiffSummary, FailedGate, GateOutcome, Workshop, World};
 
 use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::{Item, Kind, Origin, OriginKind, QaMode};
@@ -153,7 +159,7 @@ pub fn create(tx: &Tx<'_>, new: NewItem) -> Result<Item, WorkError> {
         )));
     };
     if let Some(epic) = new.epic {
-        check_epic(tx, None, epic)?;
+        epics::check(tx, None, epic)?;
     }
     let row = NewRow {
         project: &new.project,
@@ -286,7 +292,25 @@ fn enter(
     if let (false, Some(commit)) = (was_queued, queues) {
         queue::enter(tx, &now, &commit)?;
     }
+    if matches!(item.stage, Stage::ReviewHold { .. }) {
+        review::left(tx, item.id, Some(&now.stage), cause, origin)?;
+    }
     Ok(now)
+}
+
+/// Refuses, and says what stands there now, when an item is not at the version that was seen.
+pub fn expect_version(
+    conn: &Connection,
+    id: ItemId,
+    expected: Option<i64>,
+) -> Result<(), WorkError> {
+    let Some(expected) = expected else { return Ok(()) };
+    let item = find(conn, id)?;
+    if item.version == expected {
+        return Ok(());
+    }
+    let (found, stage) = (item.version, item.stage.name());
+    Err(WorkError::Conflict { id, expected, found, stage })
 }
 
 /// Changes an item's fields. With `expected_version`, only if nobody changed it since.
@@ -298,13 +322,8 @@ pub fn update(
     origin: &Origin,
 ) -> Result<Item, WorkError> {
     check_origin(origin)?;
+    expect_version(tx, id, expected_version)?;
     let mut item = find(tx, id)?;
-    if let Some(expected) = expected_version
-        && expected != item.version
-    {
-        let (found, stage) = (item.version, item.stage.name());
-        return Err(WorkError::Conflict { id, expected, found, stage });
-    }
     if let Some(name) = change.name {
         item.name = checked_name(&name)?;
     }
@@ -314,7 +333,7 @@ pub fn update(
     }
     if let Some(epic) = change.epic {
         if let Some(epic) = epic {
-            check_epic(tx, Some(id), epic)?;
+            epics::check(tx, Some(id), epic)?;
         }
         item.epic = epic;
     }
@@ -365,6 +384,10 @@ pub fn delete(tx: &Tx<'_>, id: ItemId, origin: &Origin) -> Result<(), WorkError>
     // The log keeps its end: the worktree's keeper and whoever follows the log read it there.
     let gone = Stage::Abandoned { reason: why.clone() };
     log::append_transition(tx, id, Some(&item.stage), &gone, &why, origin)?;
+    review::left(tx, id, None, &why, origin)?;
+    if item.kind == Kind::Epic {
+        epics::release(tx, id)?;
+    }
     items::delete(tx, id)?;
     Ok(())
 }
@@ -438,17 +461,6 @@ fn check_body(body: &str) -> Result<(), WorkError> {
             "the description has {} bytes and at most {BODY_MAX} are allowed: put long material \
              into a file of the repository",
             body.len()
-        )));
-    }
-    Ok(())
-}
-
-fn check_epic(conn: &Connection, id: Option<ItemId>, epic: ItemId) -> Result<(), WorkError> {
-    let parent = find(conn, epic)?;
-    if parent.kind != Kind::Epic || id == Some(epic) {
-        return Err(WorkError::Invalid(format!(
-            "item {epic} is a {}, not an epic that could hold this one",
-            parent.kind.as_str()
         )));
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::model::chat::Outgoing;
 use crate::model::event::{Event, EventRow, Transition};
 use crate::model::ids::{RoomKey, SessionKey};
 use crate::model::item::{Item, OriginKind};
-use crate::model::stage::{Column, Stage};
+use crate::model::stage::{ArchiveReason, Column, Stage};
 use crate::store::log::{self, Log};
 use crate::store::{Tx, items, outbox};
 use chrono::Duration;
@@ -114,9 +114,6 @@ fn words(item: &Item, moved: &Transition) -> Option<Said> {
         (Stage::Qa { commit, .. }, Stage::Coding { .. }) => {
             Some(Said::Progress(text::to_qa(item, commit)))
         }
-        (Stage::ReviewHold { commit, .. }, _from) if !by_person => {
-            Some(Said::Result(text::review(item, commit)))
-        }
         (Stage::Merge { commit, .. }, Stage::Coding { .. } | Stage::Qa { .. }) => {
             Some(Said::Progress(text::queued(item, commit)))
         }
@@ -132,6 +129,10 @@ fn words(item: &Item, moved: &Transition) -> Option<Said> {
         (Stage::MergeFailureFinal { kind, output, .. }, Stage::Merge { .. }) => {
             Some(Said::Result(text::merge_failed_for_good(item, kind, output)))
         }
+        (
+            Stage::Archived { reason: ArchiveReason::Finished, .. },
+            Stage::Upcoming | Stage::Backlog,
+        ) if by_itself => Some(Said::Result(text::finished(item, &moved.cause))),
         (Stage::Done { commit, .. }, _from) => Some(Said::Result(text::merged(item, commit))),
         (Stage::Blocked { reason, .. }, from)
             if !by_person && !matches!(from, Stage::Frozen { .. }) =>

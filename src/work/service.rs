@@ -5,9 +5,10 @@
 //! are tasks beside the loop, at most one an item; what they find is written only if the item still
 //! stands where it stood. Nothing is remembered here that a restart would miss.
 
+use super::review::Hold;
 use super::settle::{self, Due, Verdict};
 use super::world::World;
-use super::{WorkError, assign, keeper, merges, movers, notices};
+use super::{WorkError, assign, epics, keeper, merges, movers, notices, review};
 use crate::config::Config;
 use crate::failpoint::failpoint;
 use crate::model::ids::ItemId;
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 const TICK: Duration = Duration::from_secs(5);
 /// How long a check that failed through no fault of the item waits before it is repeated.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(30);
+/// How often the branch of an item that waits for a person is looked at.
+const REVIEW_PAUSE: Duration = Duration::from_secs(30);
 /// How long shutdown waits for checks that were told to end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The tables whose changes are hints.
@@ -43,6 +46,8 @@ pub(super) struct Outside {
     pub due: Vec<Due>,
     /// Items whose agent is to be stopped, with why.
     pub strays: Vec<(ItemId, String)>,
+    /// Items that wait for a person.
+    pub holds: Vec<Hold>,
     /// How many agents were started.
     pub started: usize,
     /// Whether another pass would find more at once.
@@ -55,6 +60,8 @@ enum Done {
     Checked(ItemId, bool),
     /// An item's agents were stopped, or could not be.
     Stopped(ItemId),
+    /// An item that waits for a person was looked at.
+    Reviewed(ItemId),
     /// The worktrees of ended items are gone; `true`: there was something to do.
     Kept(bool),
 }
@@ -121,6 +128,13 @@ impl WorkService {
         trouble
     }
 
+    /// Looks at an item that waits for a person, and asks where nobody was asked.
+    pub(super) async fn review(&self, item: ItemId, cancel: &CancellationToken) {
+        if let Err(error) = review::look(&self.store, self.world.as_ref(), item, cancel).await {
+            tracing::error!(item = item.0, %error, "cannot ask for a review");
+        }
+    }
+
     /// Stops an item's agents.
     async fn stop(&self, item: ItemId, why: &str) {
         tracing::info!(item = item.0, why, "stopping an agent that its item does not want");
@@ -137,9 +151,11 @@ pub(super) fn pass(tx: &Tx<'_>, config: &Config) -> Result<Outside, WorkError> {
     movers::promote(tx)?;
     merges::go_on(tx, config)?;
     movers::archive(tx, retention(config))?;
+    epics::close(tx)?;
     let started = assign::assign(tx, config)?;
+    review::remind(tx, config)?;
     more |= notices::post(tx)?;
-    Ok(Outside { due, strays: settle::strays(tx)?, started, more })
+    Ok(Outside { due, strays: settle::strays(tx)?, holds: review::holds(tx)?, started, more })
 }
 
 fn retention(config: &Config) -> chrono::Duration {
@@ -154,6 +170,8 @@ struct Beside {
     tasks: JoinSet<Done>,
     checking: HashSet<ItemId>,
     stopping: HashSet<ItemId>,
+    reviewing: HashSet<ItemId>,
+    reviewed: HashMap<ItemId, Instant>,
     keeping: bool,
     not_before: HashMap<ItemId, Instant>,
 }
@@ -166,6 +184,8 @@ impl Beside {
             tasks: JoinSet::new(),
             checking: HashSet::new(),
             stopping: HashSet::new(),
+            reviewing: HashSet::new(),
+            reviewed: HashMap::new(),
             keeping: false,
             not_before: HashMap::new(),
         }
@@ -192,6 +212,7 @@ impl Beside {
                 });
             }
         }
+        self.start_reviews(&outside.holds, now);
         if !self.keeping {
             self.keeping = true;
             let service = self.service.clone();
@@ -211,6 +232,23 @@ impl Beside {
         }
     }
 
+    /// Looks at what waits for a person: at once where nobody was asked, else now and then.
+    fn start_reviews(&mut self, holds: &[Hold], now: Instant) {
+        self.reviewed.retain(|item, _at| holds.iter().any(|hold| hold.item == *item));
+        for Hold { item: id, asked } in holds {
+            let lately = self.reviewed.get(id).is_some_and(|at| now - *at < REVIEW_PAUSE);
+            if *asked && lately || !self.reviewing.insert(*id) {
+                continue;
+            }
+            self.reviewed.insert(*id, now);
+            let (service, cancel, id) = (self.service.clone(), self.cancel.clone(), *id);
+            self.tasks.spawn(async move {
+                service.review(id, &cancel).await;
+                Done::Reviewed(id)
+            });
+        }
+    }
+
     /// Waits for a task to end; for ever when there is none. Cancel-safe.
     async fn next(&mut self) {
         loop {
@@ -226,6 +264,10 @@ impl Beside {
                     self.stopping.remove(&id);
                     return;
                 }
+                // What it wrote is a hint of its own.
+                Some(Ok(Done::Reviewed(id))) => {
+                    self.reviewing.remove(&id);
+                }
                 Some(Ok(Done::Checked(id, trouble))) => {
                     self.checking.remove(&id);
                     if trouble {
@@ -238,6 +280,7 @@ impl Beside {
                     tracing::error!(%panicked, "a check of an item panicked");
                     self.checking.clear();
                     self.stopping.clear();
+                    self.reviewing.clear();
                     self.keeping = false;
                     return;
                 }

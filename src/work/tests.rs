@@ -4,10 +4,11 @@ mod flow;
 mod functions;
 mod interleaving;
 mod mergemaster;
+mod review;
 mod whole;
 
 use super::service::Outside;
-use super::world::{Checked, FailedGate, GateOutcome, World};
+use super::world::{Checked, DiffSummary, FailedGate, GateOutcome, World};
 use super::*;
 use crate::clock::{Clock, from_millis};
 use crate::config::Config;
@@ -16,12 +17,16 @@ use crate::model::event::Event;
 use crate::model::llm::Usage;
 use crate::model::mail::MailType;
 use crate::model::stage::MergeFailureKind;
+use crate::project::git::FileChange;
 use crate::store::agents::{AgentSession, NewReport};
 use crate::store::{Store, log};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
+
+/// Something that a person does with an item.
+type Act = fn(&Tx<'_>, ItemId) -> Result<(), WorkError>;
 
 /// When every test begins.
 const BEGIN_MS: i64 = 1_780_000_000_000;
@@ -32,6 +37,8 @@ struct Fake {
     checked: Mutex<HashMap<ItemId, Checked>>,
     gates: Mutex<HashMap<ItemId, GateOutcome>>,
     removed: Mutex<Vec<ItemId>>,
+    /// The head of an item's branch, where it is not the commit that was checked.
+    tips: Mutex<HashMap<ItemId, String>>,
 }
 
 #[async_trait]
@@ -48,6 +55,20 @@ impl World for Fake {
         _cancel: &CancellationToken,
     ) -> anyhow::Result<GateOutcome> {
         Ok(self.gates.lock().unwrap().get(&item.id).cloned().unwrap_or_default())
+    }
+
+    async fn tip(&self, item: &Item) -> anyhow::Result<Option<String>> {
+        Ok(self.tips.lock().unwrap().get(&item.id).cloned())
+    }
+
+    async fn diff_summary(&self, _item: &Item, _commit: &str) -> anyhow::Result<DiffSummary> {
+        let file = |path: &str, lines: Option<(u64, u64)>| FileChange {
+            path: path.to_owned(),
+            added: lines.map(|(added, _)| added),
+            removed: lines.map(|(_, removed)| removed),
+        };
+        let files = vec![file("logo.png", None), file("src/add.rs", Some((12, 3)))];
+        Ok(DiffSummary { files, commits: 2 })
     }
 
     async fn stop_agents(&self, _item: ItemId, _why: &str) -> anyhow::Result<()> {
@@ -154,11 +175,15 @@ impl Bench {
             while keeper::step(&self.store, self.world.as_ref()).await.unwrap() {
                 tidied = true;
             }
-            if outside.due.is_empty() && !outside.more && !tidied {
+            let asked = outside.holds.iter().all(|hold| hold.asked);
+            if outside.due.is_empty() && !outside.more && !tidied && asked {
                 return;
             }
             for due in outside.due {
                 self.service.check(due, &CancellationToken::new()).await;
+            }
+            for hold in outside.holds {
+                self.service.review(hold.item, &CancellationToken::new()).await;
             }
         }
         panic!("the items do not come to rest");

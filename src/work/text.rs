@@ -1,13 +1,20 @@
 //! What work says in a room. Every text that people read stands here.
 
-use crate::model::item::Item;
-use crate::model::stage::MergeFailureKind;
-use chrono::{DateTime, Utc};
+use super::world::DiffSummary;
+use crate::model::ids::ItemId;
+use crate::model::item::{Item, Origin, OriginKind};
+use crate::model::stage::{MergeFailureKind, Stage};
+use crate::project::git::FileChange;
+use crate::store::gate_runs::GateRunRow;
+use chrono::{DateTime, Duration, Utc};
+use std::fmt::Write;
 
 /// How many lines of output a message shows.
 const TAIL_LINES: usize = 15;
 /// The longest line of output that a message shows, in characters.
 const LINE_MAX: usize = 300;
+/// How many changed files a message lists.
+const FILES_MAX: usize = 8;
 
 /// A commit as people write it.
 pub(super) fn short(commit: &str) -> String {
@@ -90,15 +97,120 @@ pub(super) fn to_qa(item: &Item, commit: &str) -> String {
     format!("{}: the gates pass on {}; QA checks it next.", head(item), short(commit))
 }
 
-/// A person is to decide.
-pub(super) fn review(item: &Item, commit: &str) -> String {
+/// What a person is to decide on: the commit, what it changes, and what the gates said.
+pub(super) fn review(
+    item: &Item,
+    commit: &str,
+    summary: Result<&DiffSummary, &str>,
+    gates: &[GateRunRow],
+) -> String {
+    let id = item.id;
+    let mut out = format!("{} waits for your verdict on {}.\n", head(item), short(commit));
+    match summary {
+        Ok(summary) => out.push_str(&changes(summary)),
+        Err(why) => {
+            let _ = writeln!(out, "\nWhat it changes cannot be shown: {}.", first_line(why));
+        }
+    }
+    let failed = gates.iter().find(|run| !run.passed);
+    let names: Vec<String> = gates.iter().map(|run| format!("`{}`", run.gate)).collect();
+    let _ = match failed {
+        None if gates.is_empty() => writeln!(out, "\nNo gate ran on it."),
+        None => writeln!(out, "\nGates passed: {}.", names.join(", ")),
+        Some(run) => {
+            let how = match (run.timed_out, run.exit) {
+                (true, _) => "ran out of time".to_owned(),
+                (false, Some(exit)) => format!("failed with exit {exit}"),
+                (false, None) => "was killed".to_owned(),
+            };
+            writeln!(out, "\n⚠️ The gate `{}` {how}:\n\n{}", run.gate, fenced(&run.output))
+        }
+    };
+    let _ = write!(out, "\n`diff {id}` shows it.");
+    out
+}
+
+/// Files with the lines added and removed, the largest changes first.
+fn changes(summary: &DiffSummary) -> String {
+    let size = |file: &FileChange| file.added.unwrap_or(0) + file.removed.unwrap_or(0);
+    let mut files: Vec<&FileChange> = summary.files.iter().collect();
+    files.sort_by_key(|file| std::cmp::Reverse(size(file)));
+    let sum =
+        |of: fn(&FileChange) -> Option<u64>| -> u64 { files.iter().copied().filter_map(of).sum() };
+    let mut out = format!(
+        "\n{}, +{} −{}, {}\n",
+        count(files.len() as u64, "file"),
+        sum(|file| file.added),
+        sum(|file| file.removed),
+        count(summary.commits, "commit")
+    );
+    for file in files.iter().take(FILES_MAX) {
+        let path = cut(&file.path).replace('`', "'");
+        let _ = match (file.added, file.removed) {
+            (Some(added), Some(removed)) => writeln!(out, "- `{path}` +{added} −{removed}"),
+            (None, _) | (_, None) => writeln!(out, "- `{path}` (binary)"),
+        };
+    }
+    if files.len() > FILES_MAX {
+        let _ = writeln!(out, "- and {} more", files.len() - FILES_MAX);
+    }
+    out
+}
+
+/// A number of things.
+pub(super) fn count(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// How a person says what they decided.
+pub(super) fn how_to_decide(id: ItemId) -> String {
+    format!(
+        "**👍 merges it, 👎 turns it down.** Or reply to this message, or say `approve {id}` or \
+         `reject {id} why`."
+    )
+}
+
+/// What became of a question about an item that is now at `to`, or deleted.
+pub(super) fn verdict(to: Option<&Stage>, cause: &str, origin: &Origin) -> String {
+    let who = &origin.id;
+    match (to, origin.kind) {
+        (Some(Stage::Merge { .. }), OriginKind::User) => {
+            format!("✅ **Approved** by {who}; it is in the merge queue.")
+        }
+        (Some(Stage::Rejected { reason }), OriginKind::User) => {
+            format!("❌ **Rejected** by {who}: {}", first_line(reason))
+        }
+        (Some(Stage::ReviewHold { commit, .. }), _) => {
+            format!("↪️ **Closed**: there is a newer commit, {}, and I ask anew.", short(commit))
+        }
+        (Some(to), _) => {
+            let stage = to.name().replace('_', " ");
+            format!("**Closed**: it is in {stage} now ({}).", first_line(cause))
+        }
+        (None, _) => format!("**Closed**: {}.", first_line(cause)),
+    }
+}
+
+/// Somebody has not decided yet.
+pub(super) fn review_reminder(item: &Item, commit: &str, waited: &str) -> String {
     let id = item.id;
     format!(
-        "{}: the gates pass on {}. `diff {id}` shows it, `approve {id}` merges it, `reject {id} \
-         why` turns it down.",
+        "⏰ {} has waited for your verdict on {} for {waited}. 👍 or 👎 this message, reply to it, or \
+         say `approve {id}` or `reject {id} why`; `diff {id}` shows it.",
         head(item),
         short(commit)
     )
+}
+
+/// A span of time, as people say it.
+pub(super) fn span(span: Duration) -> String {
+    let minutes = span.num_minutes();
+    match minutes {
+        ..1 => "less than a minute".to_owned(),
+        1..120 => count(minutes.unsigned_abs(), "minute"),
+        120..2880 => count(span.num_hours().unsigned_abs(), "hour"),
+        _ => count(span.num_days().unsigned_abs(), "day"),
+    }
 }
 
 /// It is in the merge queue.
@@ -109,6 +221,11 @@ pub(super) fn queued(item: &Item, commit: &str) -> String {
 /// It is on the base branch.
 pub(super) fn merged(item: &Item, commit: &str) -> String {
     format!("{} is merged as {}.", head(item), short(commit))
+}
+
+/// An epic whose items are all done.
+pub(super) fn finished(item: &Item, why: &str) -> String {
+    format!("🎉 {} is finished: {why}.", head(item))
 }
 
 /// A merge failed.

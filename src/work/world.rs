@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::merge::gates;
 use crate::model::ids::ItemId;
 use crate::model::item::Item;
-use crate::project::git::Git;
+use crate::project::git::{FileChange, Git};
 use crate::project::{Project, Registry, worktree};
 use crate::store::Store;
 use crate::store::gate_runs::{self, GateRunRow, Place};
@@ -52,6 +52,15 @@ pub struct FailedGate {
     pub tail: String,
 }
 
+/// What an item's work changes, for a person who is to judge it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiffSummary {
+    /// The files, with the lines added and removed.
+    pub files: Vec<FileChange>,
+    /// How many commits it is.
+    pub commits: u64,
+}
+
 /// The outside, as work sees it. Everything is safe to repeat.
 #[async_trait]
 pub trait World: Send + Sync + 'static {
@@ -65,6 +74,12 @@ pub trait World: Send + Sync + 'static {
         commit: &str,
         cancel: &CancellationToken,
     ) -> anyhow::Result<GateOutcome>;
+
+    /// The commit at the head of the item's branch, if it has one.
+    async fn tip(&self, item: &Item) -> anyhow::Result<Option<String>>;
+
+    /// What a commit of the item changes against its base.
+    async fn diff_summary(&self, item: &Item, commit: &str) -> anyhow::Result<DiffSummary>;
 
     /// Ends the item's agent, verified, and its session.
     async fn stop_agents(&self, item: ItemId, why: &str) -> anyhow::Result<()>;
@@ -167,6 +182,23 @@ impl World for Workshop {
         };
         let leftovers = leftovers.into_iter().map(|file| file.path).collect();
         Ok(GateOutcome { failed, leftovers })
+    }
+
+    async fn tip(&self, item: &Item) -> anyhow::Result<Option<String>> {
+        let git = self.project(item)?.git();
+        match worktree::find_branch(&git, item.id).await? {
+            Some(branch) => Ok(git.branch_tip(&branch).await?),
+            None => Ok(None),
+        }
+    }
+
+    async fn diff_summary(&self, item: &Item, commit: &str) -> anyhow::Result<DiffSummary> {
+        let project = self.project(item)?;
+        let (git, base) = (project.git(), project.base_ref());
+        Ok(DiffSummary {
+            files: git.diff_numbers(&base, commit).await?,
+            commits: git.commits_ahead(&base, commit).await?,
+        })
     }
 
     async fn stop_agents(&self, item: ItemId, why: &str) -> anyhow::Result<()> {

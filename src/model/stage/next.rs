@@ -47,6 +47,11 @@ pub enum StageEvent {
         /// Which.
         findings: String,
     },
+    /// Its branch got another commit while a person had to decide.
+    Recommitted {
+        /// The commit that is to be decided on now.
+        commit: String,
+    },
     /// A person approved it.
     Approved,
     /// The merge queue gave it back.
@@ -83,6 +88,12 @@ pub enum StageEvent {
     Frozen,
     /// A person took it off the ice.
     Unfrozen,
+    /// It is complete without a merge of its own: its child items are done, or all that was asked
+    /// for is a report.
+    Finished {
+        /// When.
+        at: DateTime<Utc>,
+    },
     /// It has been done for as long as done items stay on the board.
     RetentionPassed {
         /// When.
@@ -129,6 +140,7 @@ impl StageEvent {
             StageEvent::GatesPassed { .. } => "pass its gates",
             StageEvent::QaPassed => "pass QA",
             StageEvent::QaFailed { .. } => "fail QA",
+            StageEvent::Recommitted { .. } => "be decided on anew",
             StageEvent::Approved => "be approved",
             StageEvent::MergeFailed { .. } => "fail to merge",
             StageEvent::MergeRetried => "be merged again",
@@ -138,6 +150,7 @@ impl StageEvent {
             StageEvent::Unblocked => "be unblocked",
             StageEvent::Frozen => "be frozen",
             StageEvent::Unfrozen => "be unfrozen",
+            StageEvent::Finished { .. } => "be finished without a merge",
             StageEvent::RetentionPassed { .. } => "be archived as finished",
             StageEvent::PutAway { .. } => "be put away",
             StageEvent::Abandoned { .. } => "be abandoned",
@@ -279,6 +292,7 @@ pub fn next(stage: &Stage, event: &StageEvent) -> Result<Stage, IllegalTransitio
         StageEvent::GatesPassed { commit, qa } => gates_passed(stage, commit, *qa),
         StageEvent::QaPassed => qa_passed(stage),
         StageEvent::QaFailed { findings } => qa_failed(stage, findings),
+        StageEvent::Recommitted { commit } => recommitted(stage, commit),
         StageEvent::Approved => approved(stage),
         StageEvent::MergeFailed { kind, output, in_a_row } => {
             merge_failed(stage, kind, output, *in_a_row)
@@ -290,6 +304,7 @@ pub fn next(stage: &Stage, event: &StageEvent) -> Result<Stage, IllegalTransitio
         StageEvent::Unblocked => unblocked(stage),
         StageEvent::Frozen => frozen(stage),
         StageEvent::Unfrozen => unfrozen(stage),
+        StageEvent::Finished { at } => finished(stage, *at),
         StageEvent::RetentionPassed { at } => retention_passed(stage, *at),
         StageEvent::PutAway { reason, at } => put_away(stage, reason, *at),
         StageEvent::Abandoned { reason } => {
@@ -489,6 +504,15 @@ fn qa_failed(stage: &Stage, findings: &str) -> Option<Stage> {
     }
 }
 
+fn recommitted(stage: &Stage, commit: &str) -> Option<Stage> {
+    match stage {
+        Stage::ReviewHold { reason, commit: known } if known != commit => {
+            Some(Stage::ReviewHold { reason: reason.clone(), commit: commit.to_owned() })
+        }
+        unstarted!() | running!() | unmerged!() | halted!() | ended!() => None,
+    }
+}
+
 fn approved(stage: &Stage) -> Option<Stage> {
     match stage {
         Stage::ReviewHold { commit, .. } => {
@@ -615,6 +639,21 @@ fn unfrozen(stage: &Stage) -> Option<Stage> {
     match stage {
         Stage::Frozen { resume_to } => Some(resume_to.as_ref().clone()),
         unstarted!() | running!() | unmerged!() | Stage::Blocked { .. } | ended!() => None,
+    }
+}
+
+/// What has a commit on the way to the base branch is finished by its merge, and by nothing else.
+fn finished(stage: &Stage, at: DateTime<Utc>) -> Option<Stage> {
+    match stage {
+        unstarted!() | Stage::Coding { .. } => {
+            Some(Stage::Archived { reason: ArchiveReason::Finished, at })
+        }
+        Stage::Qa { .. }
+        | Stage::ReviewHold { .. }
+        | Stage::Merge { .. }
+        | unmerged!()
+        | halted!()
+        | ended!() => None,
     }
 }
 

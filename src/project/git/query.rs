@@ -12,6 +12,17 @@ pub struct ChangedFile {
     pub path: String,
 }
 
+/// What a branch changed of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChange {
+    /// The path, relative to the repository.
+    pub path: String,
+    /// Lines added; `None` for a binary file.
+    pub added: Option<u64>,
+    /// Lines removed; `None` for a binary file.
+    pub removed: Option<u64>,
+}
+
 /// A diff, perhaps cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiffText {
@@ -193,6 +204,23 @@ impl Git {
         let bytes = self.diff(base, branch, &["--name-only", "-z"]).bytes().await?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Ok(text.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    }
+
+    /// What `branch` changed since it left `base`, file by file with the lines added and removed.
+    pub async fn diff_numbers(
+        &self,
+        base: &str,
+        branch: &str,
+    ) -> Result<Vec<FileChange>, GitError> {
+        let call = self.diff(base, branch, &["--numstat", "-z", "--no-renames"]);
+        let bytes = call.bytes().await?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let change = |line: &str| {
+            let mut fields = line.splitn(3, '\t');
+            let (added, removed) = (fields.next()?.parse().ok(), fields.next()?.parse().ok());
+            Some(FileChange { path: fields.next()?.to_owned(), added, removed })
+        };
+        Ok(text.split('\0').filter_map(change).collect())
     }
 
     /// What `branch` changed since it left `base`, at most `max_bytes` of it.

@@ -43,6 +43,15 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Turn> {
     })
 }
 
+/// How many turns have begun since `since` (milliseconds since the epoch); `most` at most.
+pub fn turns_since(conn: &Connection, since: i64, most: u32) -> Result<u32, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT count(*) FROM (SELECT started_at FROM turns ORDER BY id DESC LIMIT ?2)
+         WHERE started_at > ?1",
+    )?;
+    Ok(statement.query_row(params![since, most], |row| row.get(0))?)
+}
+
 /// Begins a turn with the prompt that waits, which moves from the session into the turn's row.
 ///
 /// `None` when there is nothing to say: no turn then.

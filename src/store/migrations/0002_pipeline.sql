@@ -51,3 +51,19 @@ CREATE TABLE merge_landed (
     landed    TEXT NOT NULL,
     at        INTEGER NOT NULL
 ) STRICT;
+
+-- ---- What people see and say -------------------------------------------------------------------
+
+-- Reminders of a request: when the newest was posted, and by which message. A reaction or reply to
+-- it is an answer as well.
+ALTER TABLE requests ADD COLUMN reminded_at INTEGER;
+ALTER TABLE requests ADD COLUMN reminder INTEGER;
+CREATE INDEX requests_of_item ON requests (item) WHERE state = 'open' AND item IS NOT NULL;
+CREATE INDEX requests_outbox ON requests (outbox) WHERE outbox IS NOT NULL;
+CREATE INDEX requests_reminder ON requests (reminder) WHERE reminder IS NOT NULL;
+
+-- The board: the top of a column and its sums without reading the rows below.
+CREATE INDEX items_top ON items (project, col, priority DESC, id);
+CREATE INDEX items_done ON items (project, updated_at) WHERE col = 'done';
+CREATE INDEX items_cost ON items (project, col, cost_microusd) WHERE cost_microusd > 0;
+CREATE INDEX items_epic ON items (epic) WHERE epic IS NOT NULL;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::ids::SessionKey;
+use crate::store::merge_queue::{self, Landing};
 use crate::store::timers::{self, NewTimer, TimerKind};
 
 fn conflict() -> MergeFailureKind {
@@ -304,14 +305,33 @@ async fn what_is_being_landed_cannot_be_called_back() {
     let id = in_queue(&bench).await;
     bench
         .write(move |tx| {
-            let landing = r#"{"base": "b", "commit": "c", "clean": [], "dirty": []}"#;
-            tx.execute("UPDATE merge_queue SET landing = ?2 WHERE item = ?1", (id, landing))?;
-            Ok(())
+            let landing = Landing {
+                base: "ba5e".to_owned(),
+                commit: "f00d".to_owned(),
+                tip: None,
+                remote: None,
+                clean: vec![],
+                dirty: vec![],
+            };
+            Ok(merge_queue::set_landings(tx, &[(id, "c0ffee11".to_owned(), landing)])?)
         })
         .unwrap();
-    let refused = bench.write(move |tx| stop(tx, id, &person())).unwrap_err();
-    insta::assert_snapshot!(refused, @"item 1 is being landed on the base branch at this moment and cannot be called back: wait until `status 1` shows it done");
-    assert!(bench.queued(id));
+    let tries: [Act; 3] = [
+        |tx, id| stop(tx, id, &person()).map(drop),
+        |tx, id| apply(tx, id, &StageEvent::Frozen, &person(), "ice").map(drop),
+        |tx, id| delete(tx, id, &person()),
+    ];
+    let refused: Vec<String> = tries
+        .into_iter()
+        .map(|attempt| bench.write(move |tx| attempt(tx, id)).unwrap_err().to_string())
+        .collect();
+    insta::assert_snapshot!(refused.join("\n"), @r#"
+item 1 is being landed on the base branch at this moment and cannot be called back: wait until `status 1` shows it done
+item 1 is being landed on the base branch at this moment and cannot be called back: wait until `status 1` shows it done
+item 1 is being landed on the base branch at this moment: wait until it is done
+"#);
+    assert!(bench.queued(id), "it stays where it is");
+    assert_eq!(bench.item(id).stage.name(), "merge");
 }
 
 #[tokio::test]
@@ -356,20 +376,6 @@ async fn qa_by_an_agent_passes_on_or_sends_back_with_its_findings() {
     bench.settle().await;
     bench.end_turn(id, Some(MailType::QaPassed), TurnEnd::Clean);
     bench.settle().await;
-    assert!(bench.queued(id));
-}
-
-#[tokio::test]
-async fn qa_by_a_person_waits_for_the_approval() {
-    let bench = Bench::new();
-    let id = bench.file(|new| new.qa = Some(QaMode::Human));
-    bench.worktree(id, Some("c0ffee11"), &[]);
-    bench.start(id);
-    bench.settle().await;
-    bench.report_done(id);
-    bench.settle().await;
-    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator**: the gates pass on `c0ffee11`. `diff 1` shows it, `approve 1` merges it, `reject 1 why` turns it down."###);
-    bench.write(move |tx| apply(tx, id, &StageEvent::Approved, &person(), "approved")).unwrap();
     assert!(bench.queued(id));
 }
 
