@@ -25,6 +25,8 @@ use tokio_util::task::TaskTracker;
 
 /// The socket's name in the data directory.
 const NAME: &str = "musher.sock";
+/// The socket while it is being set up; no longer than `NAME`, which decides how it is reached.
+const EARLY_NAME: &str = "musher.new";
 /// Where the server leaves the name of its configuration, for agents that outlive it.
 pub(super) const CONFIG_NAME: &str = "config-path";
 /// The longest request: a body of mail at its limit, escaped, with room to spare.
@@ -111,9 +113,13 @@ fn listen(ctx: &Ctx) -> std::io::Result<UnixListener> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
+    // Bound under another name, so that it is the owner's alone from the moment it can be found.
     let (path, _open) = address(data_dir)?;
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(&real, Permissions::from_mode(0o600))?;
+    let early = data_dir.join(EARLY_NAME);
+    let _ = std::fs::remove_file(&early);
+    let listener = UnixListener::bind(path.with_file_name(EARLY_NAME))?;
+    std::fs::set_permissions(&early, Permissions::from_mode(0o600))?;
+    std::fs::rename(&early, &real)?;
     if !ctx.config.file.as_os_str().is_empty() {
         let name = ctx.config.file.to_string_lossy().into_owned();
         std::fs::write(data_dir.join(CONFIG_NAME), name)?;
