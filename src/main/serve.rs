@@ -9,6 +9,10 @@ use musher::upgrade;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long such a thread stays when it has nothing to do.
+const BLOCKING_IDLE: Duration = Duration::from_secs(2);
 
 /// The server.
 pub fn run(given: Option<&Path>) -> Result<u8, Failure> {
@@ -75,6 +79,9 @@ fn load(given: Option<&Path>) -> Result<Config, Failure> {
 fn start(config: Config, mode: Mode) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // The Matrix SDK's database works on these threads, as ours does. Idle ones go soon: each
+        // that stays keeps its own heap.
+        .thread_keep_alive(BLOCKING_IDLE)
         .build()
         .map_err(|error| failed(&error.into()))?;
     let file = Some(config.file.clone());

@@ -445,17 +445,12 @@ impl Musher {
 
     /// Resident memory, in bytes.
     pub fn resident_memory(&self) -> u64 {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+        processes::resident_memory(self.pid())
     }
 
     /// CPU time spent so far, its own only, in steps of 10 ms.
     pub fn cpu_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        // The second field is the name in parentheses and may hold anything.
-        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 10)
+        processes::cpu_time(self.pid())
     }
 }
 

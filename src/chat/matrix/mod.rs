@@ -18,6 +18,7 @@ mod gather;
 mod invites;
 mod journal;
 mod outgoing;
+mod pace;
 mod position;
 mod receipts;
 mod sync;

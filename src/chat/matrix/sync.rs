@@ -12,6 +12,7 @@
 use super::gather::Gatherer;
 use super::invites::Invites;
 use super::journal::{self, Batch};
+use super::pace::Pace;
 use super::{MatrixTransport, outgoing, position};
 use crate::failpoint::failpoint;
 use crate::model::ids::{PersonId, RoomKey};
@@ -43,6 +44,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How old our position may get while nothing happens: committing each quiet response would cost
 /// a disk flush for every typing notice, and repeating one costs nothing.
 const POSITION_AGE: Duration = Duration::from_secs(60);
+
+/// What the SDK keeps our filter's id under. Another filter needs another name: the homeserver's
+/// copy never changes.
+const FILTER_NAME: &str = "musher-1";
 
 /// Why the bot stopped hearing.
 #[derive(Debug, thiserror::Error)]
@@ -89,19 +94,28 @@ impl MatrixTransport {
         // The first sync returns at once, so that the rest of the program can start.
         let mut poll = Duration::ZERO;
         let mut backoff = BACKOFF_FIRST;
+        let mut pace = Pace::default();
+        let mut filter = self.filter().await;
         invites.consider_all();
         loop {
-            let settings = SyncSettings::new().timeout(poll).filter(filter());
+            tokio::time::sleep(pace.pause(Instant::now())).await;
+            let settings = SyncSettings::new().timeout(poll).filter(filter.clone());
             let response = match self.client.sync_once(settings).await {
                 Ok(response) => response,
                 Err(error) => {
                     self.typing.clear();
+                    if is_refused(&error) {
+                        // A homeserver that was set up anew does not know the filter's id.
+                        filter = self::filter().into();
+                    }
                     let wait = self.judge(&error, &mut backoff)?;
                     tokio::time::sleep(wait).await;
                     continue;
                 }
             };
             backoff = BACKOFF_FIRST;
+            let (own, others) = self.count_events(&response);
+            pace.note(Instant::now(), own, others);
             self.note_typing(&response);
             let is_quiet = response
                 .rooms
@@ -124,6 +138,27 @@ impl MatrixTransport {
                 tracing::info!(user = %self.myself.user_id, "synced with the homeserver");
             }
         }
+    }
+
+    /// The filter of our syncs: by its id where the homeserver keeps it, so that neither side
+    /// writes and reads it each time.
+    async fn filter(&self) -> SyncFilter {
+        match self.client.get_or_upload_filter(FILTER_NAME, filter()).await {
+            Ok(id) => SyncFilter::FilterId(id),
+            Err(error) => {
+                tracing::debug!(error = %outgoing::words(&error), "the filter is sent each time");
+                filter().into()
+            }
+        }
+    }
+
+    /// How many events of rooms a response has: ours, and other people's.
+    fn count_events(&self, response: &SyncResponse) -> (usize, usize) {
+        let events = response.rooms.joined.values().flat_map(|room| &room.timeline.events);
+        let (own, others): (Vec<_>, Vec<_>) = events.partition(|event| {
+            event.sender().is_some_and(|sender| sender.as_str() == self.myself.user_id)
+        });
+        (own.len(), others.len())
     }
 
     /// Journals a response, for as long as it takes.
@@ -237,9 +272,15 @@ impl MatrixTransport {
     }
 }
 
+/// Whether the server understood the request and will not do it.
+fn is_refused(error: &matrix_sdk::Error) -> bool {
+    let status = error.as_client_api_error().map(|error| error.status_code.as_u16());
+    matches!(status, Some(400 | 404))
+}
+
 /// What the server sends: long timelines (what is cut off must be paged back), of the fleeting
 /// events only who types, and nothing of who is online.
-fn filter() -> SyncFilter {
+fn filter() -> FilterDefinition {
     let mut timeline = RoomEventFilter::default();
     timeline.limit = Some(uint!(500));
     timeline.lazy_load_options = LazyLoadOptions::Enabled { include_redundant_members: false };
@@ -255,7 +296,7 @@ fn filter() -> SyncFilter {
     let mut filter = FilterDefinition::default();
     filter.presence = Filter::ignore_all();
     filter.room = room;
-    filter.into()
+    filter
 }
 
 /// Says how the account's encryption stands, once it is set up.
