@@ -22,7 +22,8 @@ static SHAPES: LazyLock<Regex> = LazyLock::new(|| {
         | \bAIza[0-9A-Za-z_-]{30,}
         | (?i:bearer)\s+[A-Za-z0-9._~+/=-]{16,}
         | -----BEGIN[ A-Z]*PRIVATE\ KEY-----[\s\S]*?(?:-----END[ A-Z]*PRIVATE\ KEY-----|\z)
-        | (?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/@:]+:[^\s/@]+@   # credentials in a URL
+        | (?P<web>https?://)[^\s/@]+@      # credentials in a URL: in the web's, a token alone, too
+        | (?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/@:]+:[^\s/@]+@
         ",
     )
     .expect("the pattern is constant and compiles")
@@ -44,9 +45,11 @@ pub fn remember(secret: &str) {
 /// Returns `text` without the secrets in it.
 pub fn redact(text: &str) -> String {
     let mut out = SHAPES
-        .replace_all(text, |found: &regex::Captures<'_>| match found.name("scheme") {
-            Some(scheme) => format!("{}{MARK}@", scheme.as_str()),
-            None => MARK.to_owned(),
+        .replace_all(text, |found: &regex::Captures<'_>| {
+            match found.name("web").or(found.name("scheme")) {
+                Some(scheme) => format!("{}{MARK}@", scheme.as_str()),
+                None => MARK.to_owned(),
+            }
         })
         .into_owned();
     let known = KNOWN.read().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -68,6 +71,8 @@ mod tests {
         for (given, expected) in [
             ("key sk-ant-api03-abcdefghijklmnop here", "key [redacted] here"),
             ("https://bob:hunter2@git.example.org/x", "https://[redacted]@git.example.org/x"),
+            ("to https://t0ken@git.example.org/x", "to https://[redacted]@git.example.org/x"),
+            ("ssh://git@git.example.org/x", "ssh://git@git.example.org/x"),
             ("Authorization: Bearer abcdefghijklmnopqrstuv", "Authorization: [redacted]"),
             ("it is correct horse battery!", "it is [redacted]!"),
             ("nothing to hide: sk-1", "nothing to hide: sk-1"),
