@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ProjectConfig};
 use crate::model::ids::ItemId;
 use crate::store::Store;
+use crate::store::merge_pulls::Landed;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +60,7 @@ impl Scene {
     }
 
     async fn remove(&self) -> Result<worktree::Removed, WorktreeError> {
-        worktree::remove(&self.project, ItemId(7), &self.data()).await
+        worktree::remove(&self.project, ItemId(7), &self.data(), None).await
     }
 
     fn rescued(&self) -> Vec<String> {
@@ -293,6 +294,41 @@ async fn a_branch_is_deleted_only_when_the_base_holds_what_it_changed() {
     scene.git(&["merge", "-q", "--squash", "item/7-gr-e-ndern"]);
     scene.git(&["commit", "-q", "-m", "squashed"]);
     assert_eq!(scene.remove().await.unwrap().branch_kept, None);
+    assert_eq!(scene.git(&["branch", "--list", "item/*"]), "");
+}
+
+#[tokio::test]
+async fn a_branch_that_was_merged_goes_also_when_the_base_has_changed_the_same_lines_since() {
+    let scene = Scene::new();
+    let branch = "item/7-gr-e-ndern";
+    let path = scene.ensure().await.unwrap().path;
+    std::fs::write(path.join("shop.txt"), "by the item\n").unwrap();
+    git(&path, &["commit", "-q", "-a", "-m", "work"]);
+    let commit = git(&path, &["rev-parse", "HEAD"]);
+    scene.git(&["merge", "-q", "--squash", branch]);
+    scene.git(&["commit", "-q", "-m", "squashed"]);
+    let landed = Landed { commit, landed: scene.git(&["rev-parse", "main"]) };
+    std::fs::write(scene.project.path.join("shop.txt"), "by somebody else\n").unwrap();
+    scene.git(&["commit", "-q", "-a", "-m", "later"]);
+    let remove = async |landed: Option<&Landed>| {
+        let removed = worktree::remove(&scene.project, ItemId(7), &scene.data(), landed).await;
+        removed.unwrap().branch_kept
+    };
+    assert_eq!(remove(None).await.as_deref(), Some(branch), "nothing tells that it was merged");
+    let gone =
+        Landed { landed: "0123456789012345678901234567890123456789".to_owned(), ..landed.clone() };
+    assert_eq!(
+        remove(Some(&gone)).await.as_deref(),
+        Some(branch),
+        "what landed is not on the base"
+    );
+    // A commit that was made after the merge is on no other branch.
+    let path = scene.ensure().await.unwrap().path;
+    git(&path, &["commit", "-q", "--allow-empty", "-m", "more"]);
+    assert_eq!(remove(Some(&landed)).await.as_deref(), Some(branch), "not all of it was merged");
+    let path = scene.ensure().await.unwrap().path;
+    git(&path, &["reset", "-q", "--hard", "HEAD^"]);
+    assert_eq!(remove(Some(&landed)).await, None);
     assert_eq!(scene.git(&["branch", "--list", "item/*"]), "");
 }
 

@@ -19,6 +19,7 @@ use super::git::{Git, GitError, Identity, RefUpdate};
 use super::registry::Project;
 use super::shell::{self, End, ShellCommand};
 use crate::model::ids::ItemId;
+use crate::store::merge_pulls::Landed;
 use chrono::Utc;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -324,12 +325,14 @@ impl Place {
     }
 }
 
-/// Removes an item's worktree, and its branch when the base holds all that it changed. What no
-/// branch holds is saved first; when that fails, everything stays. Safe to repeat.
+/// Removes an item's worktree, and its branch when the base holds all that it changed: `landed`
+/// says what of it was merged, if it was. What no branch holds is saved first; when that fails,
+/// everything stays. Safe to repeat.
 pub async fn remove(
     project: &Project,
     item: ItemId,
     data_dir: &Path,
+    landed: Option<&Landed>,
 ) -> Result<Removed, WorktreeError> {
     let git = project.git();
     let place = Place::of(project, item, data_dir);
@@ -352,24 +355,40 @@ pub async fn remove(
         Ok(()) | Err(_) => {}
     }
     if let Some(branch) = find_branch(&git, item).await?
-        && !drop_branch(&git, &branch, project).await?
+        && !drop_branch(&git, &branch, project, landed).await?
     {
         removed.branch_kept = Some(branch);
     }
     Ok(removed)
 }
 
-/// Deletes a branch that the base holds: merging it would change nothing. Says whether it did.
-async fn drop_branch(git: &Git, branch: &str, project: &Project) -> Result<bool, GitError> {
+/// Deletes a branch that the base holds: its tip was merged, or merging it would change nothing.
+/// Says whether it did.
+async fn drop_branch(
+    git: &Git,
+    branch: &str,
+    project: &Project,
+    landed: Option<&Landed>,
+) -> Result<bool, GitError> {
     let (Some(tip), Some(base)) =
         (git.branch_tip(branch).await?, git.branch_tip(&project.base).await?)
     else {
         return Ok(false);
     };
-    let held = match git.merge_tree(&base, &tip).await {
-        Ok(super::git::MergeTree::Clean(tree)) => tree == git.tree_of(&base).await?,
-        Ok(super::git::MergeTree::Conflict(_)) | Err(_) => false,
+    // What was merged is held also when the base has changed the same lines again since.
+    let merged = match landed {
+        // Either commit may be gone from the repository: then it says nothing.
+        Some(landed) => {
+            matches!(git.is_ancestor(&tip, &landed.commit).await, Ok(true))
+                && matches!(git.is_ancestor(&landed.landed, &base).await, Ok(true))
+        }
+        None => false,
     };
+    let held = merged
+        || match git.merge_tree(&base, &tip).await {
+            Ok(super::git::MergeTree::Clean(tree)) => tree == git.tree_of(&base).await?,
+            Ok(super::git::MergeTree::Conflict(_)) | Err(_) => false,
+        };
     if held {
         git.delete_ref(&format!("refs/heads/{branch}"), &tip).await?;
     }

@@ -246,6 +246,11 @@ pub(super) fn merge_failed_for_good(item: &Item, kind: &MergeFailureKind, output
     )
 }
 
+/// It has ended, and its worktree could not be removed without losing work.
+pub(super) fn kept(item: &Item, why: &str) -> String {
+    format!("{}: {why}.", head(item))
+}
+
 /// It is blocked.
 pub(super) fn blocked(item: &Item, reason: &str) -> String {
     let id = item.id;

@@ -2,15 +2,17 @@
 //!
 //! A trait, so that the loops are tested step by step without git and processes.
 
+use super::{WorkError, queue, text};
 use crate::agents::Agents;
 use crate::config::Config;
 use crate::merge::gates;
-use crate::model::ids::ItemId;
+use crate::model::chat::Outgoing;
+use crate::model::ids::{ItemId, SessionKey};
 use crate::model::item::Item;
 use crate::project::git::{FileChange, Git};
 use crate::project::{Project, Registry, worktree};
-use crate::store::Store;
 use crate::store::gate_runs::{self, GateRunRow, Place};
+use crate::store::{Store, merge_pulls, outbox};
 use anyhow::Context;
 use async_trait::async_trait;
 use chrono::DateTime;
@@ -213,7 +215,19 @@ impl World for Workshop {
 
     async fn remove_worktree(&self, item: &Item) -> anyhow::Result<()> {
         let project = self.project(item)?;
-        let removed = worktree::remove(&project, item.id, self.store.data_dir()).await?;
+        let id = item.id;
+        let landed = self.store.read(move |conn| merge_pulls::landed(conn, id)).await?;
+        let data_dir = self.store.data_dir();
+        let removed = worktree::remove(&project, id, data_dir, landed.as_ref()).await;
+        if let Err(error) = &removed {
+            self.tell_kept(item, &error.to_string()).await?;
+        }
+        let removed = removed?;
+        if !removed.rescued.is_empty() {
+            let refs = removed.rescued.join("`, `");
+            let why = format!("what was not committed in its worktree is kept as `{refs}`");
+            self.tell_kept(item, &why).await?;
+        }
         if !removed.rescued.is_empty() || removed.branch_kept.is_some() {
             tracing::info!(item = item.id.0, ?removed, "work of an ended item was kept");
         }
@@ -222,6 +236,23 @@ impl World for Workshop {
 }
 
 impl Workshop {
+    /// Tells the room that an ended item's worktree stays, and why: once a reason.
+    async fn tell_kept(&self, item: &Item, why: &str) -> anyhow::Result<()> {
+        let (item, why) = (item.clone(), why.to_owned());
+        self.store
+            .write(move |tx| {
+                let Some(room) = queue::room_of(tx, &item)? else { return Ok(()) };
+                let mut reason = DefaultHasher::new();
+                why.hash(&mut reason);
+                let key = format!("work.kept:{}:{:016x}", item.id, reason.finish());
+                let said = Outgoing::text(SessionKey::main(room), text::kept(&item, &why));
+                outbox::enqueue(tx, &said.about(item.id), Some(&key))?;
+                Ok::<(), WorkError>(())
+            })
+            .await
+            .context("telling that a worktree stays")
+    }
+
     /// Keeps what the gates printed.
     async fn keep(
         &self,
