@@ -22,6 +22,9 @@ const UNDER_WAY: &[&str] = &[
     "index.lock",
 ];
 
+/// Why a checkout with changes is left alone.
+const IN_THE_WAY: &str = "it has uncommitted changes or new files in the way";
+
 /// Checkouts on the base branch, before it moves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checkouts {
@@ -65,25 +68,48 @@ async fn can_advance(git: &Git, old: &str, new: &str) -> Result<bool, GitError> 
     Ok(git.files_are_at(old).await? && git.advance_files(old, new, true).await.is_ok())
 }
 
+/// Remembers that all checkouts on the base branch are at `commit`, from which it is about to move:
+/// [`heal`] then brings those up to date that are clean. Safe to repeat.
+pub async fn note_all(store: &Store, project: &Project, commit: &str) -> Result<(), CheckoutError> {
+    let base = project.base_ref();
+    for listed in project.git().worktrees().await? {
+        if listed.branch.as_deref() == Some(base.as_str()) && listed.path.is_dir() {
+            remember(store, &listed.path, commit).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the room should be told of checkouts that are behind the base branch, which stands at
+/// `commit` now.
+pub async fn left_of(
+    store: &Store,
+    project: &Project,
+    commit: &str,
+) -> Result<Vec<String>, CheckoutError> {
+    let mut notes = Vec::new();
+    for listed in project.git().worktrees().await? {
+        if let Some(at) = stale(store, &listed.path).await? {
+            notes.push(left_behind(&listed.path, &at, commit, IN_THE_WAY));
+        }
+    }
+    Ok(notes)
+}
+
 /// Takes the clean checkouts along after the base has moved, and remembers the others. Safe to
 /// repeat. Returns what the room should be told.
 pub async fn follow(store: &Store, landing: &Landing) -> Result<Vec<String>, CheckoutError> {
     let mut notes = Vec::new();
     for path in &landing.clean {
         let git = Git::at(path);
-        if let Err(error) = git.advance_files(&landing.base, &landing.commit, false).await {
+        if let Err(error) = git.advance_files(&landing.base, landing.tip(), false).await {
             let at = remember(store, path, &landing.base).await?;
-            notes.push(left_behind(path, &at, &landing.commit, &format!("git said: {error}")));
+            notes.push(left_behind(path, &at, landing.tip(), &format!("git said: {error}")));
         }
     }
     for path in &landing.dirty {
         let at = remember(store, path, &landing.base).await?;
-        notes.push(left_behind(
-            path,
-            &at,
-            &landing.commit,
-            "it has uncommitted changes or new files in the way",
-        ));
+        notes.push(left_behind(path, &at, landing.tip(), IN_THE_WAY));
     }
     Ok(notes)
 }

@@ -1,4 +1,4 @@
-//! The merge queue: from a finished branch to one tested commit on the base branch.
+//! The merge queue: from finished branches to tested commits on the base branch.
 //!
 //! **Forces.** The base branch is the person's, and so is the checkout that stands on it. Agents
 //! finish at the same time, the base moves under everybody, gates take minutes, and a kill can come
@@ -6,37 +6,56 @@
 //! and nothing that was queued may be forgotten.
 //!
 //! **Properties.**
-//! - One merger a project, one item at a time. Two servers cannot work one queue: the data
-//!   directory's lock (pid and start time) is the lease. Somebody else who moves the base is met by
-//!   the compare-and-swap.
-//! - An item's commits become one commit on the current base, in memory; set-up and gates run on
-//!   exactly that commit in a temporary worktree; then the ref is moved if the base still stands
-//!   where it stood, or else everything is done again on the new base.
-//! - Before the ref moves, the row says from where to where (`landing`). After a kill, the row and
-//!   the ref tell together what is left to do: when the base holds the commit, it has landed.
-//! - The row goes in the transaction that appends `Event::Merged` or `Event::MergeFailed`, so each
+//! - One merger a project, which holds the project's lease (pid and start time; a dead owner's is
+//!   taken over). Two servers cannot work one database anyway: the data directory's lock sees to
+//!   that. Somebody else who moves the base is met by the compare-and-swap.
+//! - The first few items in order become a chain of squash commits on the current base, in memory
+//!   ([`batch`]); set-up and gates run on exactly the last of them in a temporary worktree
+//!   ([`trial`]); what passed lands by one move of the ref, if the base still stands where it stood
+//!   ([`land`]), or else everything is done again on the new base. What fails is tried once more,
+//!   then split by halves until the culprit is known ([`search`]).
+//! - Before the ref moves, the rows say from where to where (`landing`). After a kill, rows and ref
+//!   (or remote) tell together what is left to do. Which part of a batch was tested already is not
+//!   remembered: it is tested again.
+//! - A row goes in the transaction that appends `Event::Merged` or `Event::MergeFailed`, so each
 //!   queueing ends in exactly one of them.
-//! - What the machine fails at (git, disk, a gate's program missing) is tried again later and never
-//!   counted against the item; the room hears of it once.
+//! - Where the base is pushed, the remote has it first: a push that is refused leaves the base
+//!   where it was, here and there ([`remote`]). Where people merge, the row waits for them
+//!   ([`pulls`]).
+//! - What the machine fails at (git, disk, network, a gate's program missing) has the project's
+//!   queue stand still, tried again later and later, with one message. What git cannot do for one
+//!   item only is that item's `Infrastructure` failure, which is not counted against it.
 //!
 //! **Known races.** The person commits in their checkout between the look at it and the move of the
 //! ref: the compare-and-swap loses and all is done again. They edit a file in that moment: git
 //! refuses to overwrite it, and the checkout is treated as one with changes. `stop` after the row
-//! says `landing` comes too late, and says so ([`withdraw`]).
+//! says `landing` comes too late, and says so ([`withdraw`]). Two projects on one base branch
+//! compete like Musher and a person do: each round one of them wins.
 
+mod batch;
 mod checkout;
 pub mod gates;
 mod land;
 mod place;
+mod predict;
+mod pulls;
+mod remote;
+mod round;
+mod search;
 mod squash;
+mod trial;
+mod watch;
 
 pub use crate::store::merge_queue::{QueueRow, enqueue, withdraw};
 
 use crate::config::MergeConfig;
 use crate::failpoint::failpoint;
 use crate::model::ids::ProjectName;
+use crate::project::git::GitError;
 use crate::project::{Registry, shell};
-use crate::store::{Store, StoreError, merge_queue, meta};
+use crate::store::merge_state::Lease;
+use crate::store::{Owner, Store, StoreError, merge_queue, merge_state, meta};
+use checkout::CheckoutError;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -54,51 +73,74 @@ const AFTER_STORE_ERROR: Duration = Duration::from_secs(5);
 /// How long a worker may take to end when the server shuts down; what it did is then repeated.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
-/// The steps of a merge, in order; tests stop the service after each of them.
+/// Where less than this is left, in bytes, nothing is tested and no failure is believed.
+const DISK_MIN: u64 = 64 * 1024 * 1024;
+
+/// The steps of a merge; tests stop the service after each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// The squash commit exists.
+    /// The remote's base is known here.
+    Fetched,
+    /// The squash commits exist.
     Squashed,
     /// The temporary worktree exists.
     Placed,
     /// Set-up and gates have passed.
     Tested,
-    /// The row says what is about to happen.
+    /// Set-up or gates have failed; the same tree, or a part of it, is tested next.
+    Split,
+    /// The row of the one that broke a batch is gone and the event is written.
+    Blamed,
+    /// The rows say what is about to happen.
     Noted,
+    /// The remote has it, where it should.
+    Pushed,
     /// The ref has moved.
     Moved,
     /// The checkouts have followed.
     Followed,
-    /// The remote has it, where it should.
-    Pushed,
-    /// The row is gone and the event is written.
+    /// The rows are gone and the events are written.
     Recorded,
+    /// The command has opened a pull request.
+    Opened,
+    /// The pull request is noted.
+    PullNoted,
 }
 
 impl Step {
-    /// All steps, in order.
-    pub const ALL: [Step; 8] = [
+    /// All steps.
+    pub const ALL: [Step; 13] = [
+        Step::Fetched,
         Step::Squashed,
         Step::Placed,
         Step::Tested,
+        Step::Split,
+        Step::Blamed,
         Step::Noted,
+        Step::Pushed,
         Step::Moved,
         Step::Followed,
-        Step::Pushed,
         Step::Recorded,
+        Step::Opened,
+        Step::PullNoted,
     ];
 
     /// The name of the failpoint after it.
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
+            Step::Fetched => "merge-fetched",
             Step::Squashed => "merge-squashed",
             Step::Placed => "merge-placed",
             Step::Tested => "merge-tested",
+            Step::Split => "merge-split",
+            Step::Blamed => "merge-blamed",
             Step::Noted => "merge-noted",
+            Step::Pushed => "merge-pushed",
             Step::Moved => "merge-moved",
             Step::Followed => "merge-followed",
-            Step::Pushed => "merge-pushed",
             Step::Recorded => "merge-recorded",
+            Step::Opened => "merge-opened",
+            Step::PullNoted => "merge-pull-noted",
         }
     }
 }
@@ -106,24 +148,78 @@ impl Step {
 /// Is awaited after each step; a test's never returns at the step where the process "dies".
 pub type Watcher = Arc<dyn Fn(Step) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
+/// Why a round over a queue ended early.
+#[derive(Debug)]
+enum Stop {
+    /// The machine failed, or lacks something: the whole queue stands still.
+    Pause {
+        /// Why, in words, with the remedy.
+        reason: String,
+        /// The program that is missing, when it is that.
+        program: Option<String>,
+    },
+    /// Something changed meanwhile: look again.
+    Again,
+    /// The server shuts down.
+    Cancelled,
+    /// The database failed.
+    Store(StoreError),
+}
+
+impl Stop {
+    fn pause(reason: impl Into<String>) -> Self {
+        Stop::Pause { reason: reason.into(), program: None }
+    }
+}
+
+impl From<GitError> for Stop {
+    fn from(error: GitError) -> Self {
+        Stop::pause(error.to_string())
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Stop::Store(error)
+    }
+}
+
+impl From<CheckoutError> for Stop {
+    fn from(error: CheckoutError) -> Self {
+        match error {
+            CheckoutError::Git(error) => error.into(),
+            CheckoutError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// Works the queues of all projects.
 #[derive(Clone)]
 pub struct MergeService {
     store: Store,
     projects: Registry,
     config: MergeConfig,
+    owner: Owner,
+    disk_min: u64,
     watcher: Option<Watcher>,
 }
 
 impl MergeService {
     /// A service that is not running yet.
     pub fn new(store: Store, projects: Registry, config: MergeConfig) -> Self {
-        Self { store, projects, config, watcher: None }
+        let owner = Owner::this_process();
+        Self { store, projects, config, owner, disk_min: DISK_MIN, watcher: None }
     }
 
     /// Has `watcher` awaited after each step: for tests.
     pub fn watched(mut self, watcher: Watcher) -> Self {
         self.watcher = Some(watcher);
+        self
+    }
+
+    /// Wants so many bytes left on the disk: for tests.
+    pub fn with_disk_min(mut self, bytes: u64) -> Self {
+        self.disk_min = bytes;
         self
     }
 
@@ -140,12 +236,13 @@ impl MergeService {
     }
 
     /// Works the queues until `cancel`: reads what is due, starts a worker for each project that
-    /// has none, and waits for a hint, a row that was put off, or a tick.
+    /// has none, and waits for a hint, a queue that stood still, or a tick.
     pub async fn run(self, cancel: CancellationToken) {
         self.reconcile().await;
         let mut changes = self.store.changes("merge_queue");
         let mut workers: JoinSet<()> = JoinSet::new();
         let mut busy: HashMap<Id, ProjectName> = HashMap::new();
+        workers.spawn(self.clone().watch(cancel.child_token()));
         loop {
             let started = tokio::select! {
                 biased;
@@ -187,7 +284,7 @@ impl MergeService {
         cancel: &CancellationToken,
     ) -> Result<Duration, StoreError> {
         let now = self.store.clock().millis();
-        let poll = chrono::Duration::seconds(60);
+        let poll = self.poll();
         let (stopped, due, next) = self
             .store
             .read(move |conn| {
@@ -220,6 +317,34 @@ impl MergeService {
         }
         let wait = next.map_or(TICK, |next| Duration::from_millis((next - now).unsigned_abs()));
         Ok(wait.min(TICK))
+    }
+
+    /// Works a project's queue until nothing in it is due, if nobody else does.
+    async fn work(&self, name: &ProjectName, cancel: &CancellationToken) -> Result<(), StoreError> {
+        if let Some(other) = self.lease(name).await? {
+            tracing::warn!(project = %name, pid = other.owner.pid, "another process merges there");
+            // Not asked again at once; its end brings no hint.
+            let _ = tokio::time::timeout(TICK, cancel.cancelled()).await;
+            return Ok(());
+        }
+        let worked = self.rounds(name, cancel).await;
+        let (project, me) = (name.clone(), self.owner.clone());
+        self.store.write(move |tx| merge_state::free_lease(tx, &project, &me)).await?;
+        worked
+    }
+
+    /// Takes the lease on a project's queue; otherwise says who has it.
+    async fn lease(&self, name: &ProjectName) -> Result<Option<Lease>, StoreError> {
+        let (project, me) = (name.clone(), self.owner.clone());
+        self.store
+            .write(move |tx| merge_state::take_lease(tx, &project, &me, Owner::is_alive))
+            .await
+    }
+
+    /// The time between two looks at open pull requests.
+    fn poll(&self) -> chrono::Duration {
+        let seconds = i64::try_from(self.config.pr_poll_s).unwrap_or(i64::MAX);
+        chrono::Duration::try_seconds(seconds).unwrap_or(chrono::Duration::MAX)
     }
 
     /// Tells a watching test that a step is done.

@@ -15,11 +15,13 @@ mod call;
 mod query;
 mod read;
 mod refs;
+mod remote;
 mod worktrees;
 
 pub use call::GitError;
 pub use query::{ChangedFile, DiffText, FileChange};
 pub use refs::{Identity, MergeTree, RefUpdate};
+pub use remote::Push;
 pub use worktrees::{ListedWorktree, check_url};
 
 use std::path::{Path, PathBuf};

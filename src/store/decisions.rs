@@ -41,6 +41,10 @@ pub enum What {
     Passed,
     /// The item went into the merge queue again.
     MergeRetried,
+    /// The merge queue went on with the item in some way: tested it with others, or put it back.
+    Batched,
+    /// A trial merge of the item met a conflict, or does not any more.
+    Predicted,
     /// The item was merged.
     Merged,
     /// A done item was put away.
@@ -55,7 +59,7 @@ pub enum What {
 
 impl What {
     /// Every kind of decision.
-    pub const ALL: [What; 19] = [
+    pub const ALL: [What; 21] = [
         What::Started,
         What::NotStarted,
         What::Promoted,
@@ -70,6 +74,8 @@ impl What {
         What::Cleared,
         What::Passed,
         What::MergeRetried,
+        What::Batched,
+        What::Predicted,
         What::Merged,
         What::Archived,
         What::Withdrawn,
@@ -94,6 +100,8 @@ impl What {
             What::Cleared => "cleared",
             What::Passed => "passed",
             What::MergeRetried => "merge_retried",
+            What::Batched => "batched",
+            What::Predicted => "predicted",
             What::Merged => "merged",
             What::Archived => "archived",
             What::Withdrawn => "withdrawn",

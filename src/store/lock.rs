@@ -17,6 +17,19 @@ pub struct Owner {
     pub started: u64,
 }
 
+impl Owner {
+    /// This process.
+    pub fn this_process() -> Self {
+        let pid = nix::unistd::getpid().as_raw();
+        Self { pid, started: start_time(pid).unwrap_or(0) }
+    }
+
+    /// Whether that very process still runs.
+    pub fn is_alive(&self) -> bool {
+        start_time(self.pid) == Some(self.started)
+    }
+}
+
 /// Why the lock was not had.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -48,10 +61,7 @@ pub fn take(data_dir: &Path) -> Result<DataLock, LockError> {
         .open(path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut file) => {
-            let owner = Owner {
-                pid: nix::unistd::getpid().as_raw(),
-                started: start_time(nix::unistd::getpid().as_raw()).unwrap_or(0),
-            };
+            let owner = Owner::this_process();
             file.set_len(0)?;
             file.rewind()?;
             file.write_all(

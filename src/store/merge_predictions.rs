@@ -4,6 +4,7 @@ use super::types::Json;
 use super::{StoreError, Tx};
 use crate::clock::from_millis;
 use crate::model::ids::{ItemId, ProjectName};
+use crate::model::stage::Stage;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ pub enum Outcome {
     },
     /// It would change nothing: the base has all of it.
     Nothing,
+    /// There is no commit that the base has not.
+    NoCommits,
 }
 
 impl Outcome {
@@ -31,7 +34,13 @@ impl Outcome {
             Outcome::Conflict { files } if files.is_empty() => "conflicts".to_owned(),
             Outcome::Conflict { files } => format!("conflicts in {}", files.join(", ")),
             Outcome::Nothing => "changes nothing against the base branch".to_owned(),
+            Outcome::NoCommits => "has no commit of its own".to_owned(),
         }
+    }
+
+    /// Whether it is a conflict.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Outcome::Conflict { .. })
     }
 }
 
@@ -60,6 +69,22 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Prediction> {
         outcome: row.get::<_, Json<Outcome>>(3)?.0,
         at: from_millis(row.get(4)?),
     })
+}
+
+/// A project's items in coding, QA and merge, each with the commit that its stage names, if any.
+pub fn open_items(
+    conn: &Connection,
+    project: &ProjectName,
+) -> Result<Vec<(ItemId, Option<String>)>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, stage FROM items WHERE project = ?1 AND col IN ('coding', 'qa', 'merge')
+         ORDER BY id",
+    )?;
+    let rows = statement.query_map([project], |row| {
+        let stage = row.get::<_, Json<Stage>>(1)?.0;
+        Ok((row.get(0)?, stage.commit().map(str::to_owned)))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// An item's prediction, if it has one.

@@ -291,9 +291,18 @@ pub fn room_for(
         .prepare_cached("SELECT room FROM items WHERE id = ?1")?
         .query_row([item], |row| row.get(0))
         .optional()?;
-    if let Some(room) = own.flatten() {
-        return Ok(Some(room));
+    match own.flatten() {
+        Some(room) => Ok(Some(room)),
+        None => room_of(conn, project, bound),
     }
+}
+
+/// The room that hears of a project: one that was switched to it, else the one it is bound to.
+pub fn room_of(
+    conn: &Connection,
+    project: &ProjectName,
+    bound: Option<String>,
+) -> Result<Option<RoomKey>, StoreError> {
     let mut statement =
         conn.prepare_cached("SELECT room FROM rooms WHERE project = ?1 ORDER BY room LIMIT 1")?;
     let switched = statement.query_row([project], |row| row.get(0)).optional()?;

@@ -113,7 +113,7 @@ pub(super) fn conflicts(item: &Item, predicted: Option<&Prediction>) -> Option<V
     let told = item.stage.is_terminal() || item.stage.name().starts_with("merge_failure");
     match &predicted.outcome {
         Outcome::Conflict { files } if !stale && !told => Some(files.clone()),
-        Outcome::Conflict { .. } | Outcome::Clean | Outcome::Nothing => None,
+        Outcome::Conflict { .. } | Outcome::Clean | Outcome::Nothing | Outcome::NoCommits => None,
     }
 }
 

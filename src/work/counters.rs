@@ -87,6 +87,8 @@ pub(super) fn count(newest_first: &[Decision]) -> Counters {
             | What::Cleared
             | What::Passed
             | What::MergeRetried
+            | What::Batched
+            | What::Predicted
             | What::Merged
             | What::Archived
             | What::Withdrawn

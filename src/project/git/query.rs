@@ -117,6 +117,39 @@ impl Git {
         Ok(text.lines().filter(|name| name.starts_with(prefix)).map(str::to_owned).collect())
     }
 
+    /// Local branches under `folder` (such as `item/`) and `also` by name, each with its tip: one
+    /// question for all.
+    pub async fn branch_tips(
+        &self,
+        folder: &str,
+        also: &str,
+    ) -> Result<Vec<(String, String)>, GitError> {
+        let (folder, also) = (format!("refs/heads/{folder}"), format!("refs/heads/{also}"));
+        let call = self.call("for-each-ref").args(["--format=%(objectname) %(refname)"]);
+        let text = call.args(["--", &folder, &also]).text().await?;
+        let split = |line: &str| {
+            let (tip, name) = line.split_once(' ')?;
+            Some((name.strip_prefix("refs/heads/")?.to_owned(), tip.to_owned()))
+        };
+        Ok(text.lines().filter_map(split).collect())
+    }
+
+    /// The commits on the first-parent path from `from` (not included) to `to`, oldest first, at
+    /// most the newest `limit` of them.
+    pub async fn path_between(
+        &self,
+        from: &str,
+        to: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, GitError> {
+        let (range, count) = (format!("{from}..{to}"), format!("--max-count={limit}"));
+        let args = ["--first-parent", &count, "--end-of-options", &range, "--"];
+        let text = self.call("rev-list").args(args).text().await?;
+        let mut commits: Vec<String> = text.lines().map(str::to_owned).collect();
+        commits.reverse();
+        Ok(commits)
+    }
+
     /// The names of the local branches.
     pub async fn branches(&self) -> Result<Vec<String>, GitError> {
         let names = self.refs_under("refs/heads/").await?;

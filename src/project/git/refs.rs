@@ -225,26 +225,4 @@ impl Git {
         let call = self.call("pull").args(["--ff-only", "--quiet"]);
         call.limit(REMOTE_TIMEOUT).text().await.map(drop)
     }
-
-    /// The remote that `branch` is pushed to.
-    pub async fn remote_of(&self, branch: &str) -> Result<String, GitError> {
-        let key = format!("branch.{branch}.remote");
-        let finished = self.call("config").args(["--get", &key]).finish().await?;
-        let name = String::from_utf8_lossy(&finished.stdout).trim().to_owned();
-        Ok(if name.is_empty() || name == "." { "origin".to_owned() } else { name })
-    }
-
-    /// Pushes `commit` to `branch` of `remote`, never by force, and reads the remote back.
-    pub async fn push(&self, remote: &str, commit: &str, branch: &str) -> Result<(), GitError> {
-        let target = format!("refs/heads/{branch}");
-        let spec = format!("{commit}:{target}");
-        let call = self.call("push").args(["--porcelain", "--no-verify", "--", remote, &spec]);
-        call.limit(REMOTE_TIMEOUT).text().await?;
-        let call = self.call("ls-remote").args(["--", remote, &target]);
-        let answer = call.limit(REMOTE_TIMEOUT).text().await?;
-        if answer.split_whitespace().next() == Some(commit) {
-            return Ok(());
-        }
-        Err(GitError::Unexpected { what: "ls-remote".to_owned(), answer })
-    }
 }
