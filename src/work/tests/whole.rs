@@ -11,9 +11,9 @@ use crate::agents::{Agents, ProjectPlaces};
 use crate::config::RuntimeKind;
 use crate::llm::tools::{ToolCaller, ToolHost, ToolOutcome, ToolSpec};
 use crate::merge::MergeService;
-use crate::project::Registry;
 use crate::project::git::{Git, Identity};
 use crate::project::shell::{self, End, ShellCommand};
+use crate::project::{Registry, worktree};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -242,4 +242,52 @@ async fn an_item_goes_from_start_to_a_commit_on_the_base_branch() {
     let sum = std::fs::read_to_string(whole.dir.path().join("demo/sum")).unwrap();
     assert_eq!(sum, "4\n", "the clean checkout followed");
     assert!(whole.turns.lock().unwrap().is_empty(), "every turn was needed");
+}
+
+#[tokio::test]
+async fn a_worktree_whose_work_cannot_be_saved_stays_and_the_room_is_told_once() {
+    let whole = Whole::new("true", vec![]).await;
+    let id = whole.file_and_start().await;
+    let projects = Registry::load(&whole.store, &whole.config).await.unwrap();
+    let project = projects.find(&"demo".into()).unwrap();
+    let places = ProjectPlaces { store: whole.store.clone(), projects: projects.clone() };
+    let config = Arc::clone(&whole.config);
+    let agents = Agents::with_runtimes(whole.store.clone(), config, Arc::new(places), Vec::new());
+    let config = Arc::clone(&whole.config);
+    let workshop = Workshop::new(whole.store.clone(), config, projects, agents);
+    let change = ItemChange { room: Some(Some("!room".into())), ..Default::default() };
+    let change = move |tx: &Tx<'_>| update(tx, id, None, change, &person());
+    let item = whole.store.write(change).await.unwrap();
+    let heard = async || {
+        let read = |conn: &Connection| {
+            let mut statement = conn.prepare("SELECT outgoing FROM outbox ORDER BY id")?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+            Ok::<_, StoreError>(rows.collect::<Result<Vec<_>, _>>()?)
+        };
+        whole.store.read(read).await.unwrap()
+    };
+    let (data, cancel) = (whole.store.data_dir(), CancellationToken::new());
+    let place = worktree::ensure(&project, id, &item.name, data, &cancel).await.unwrap().path;
+    std::fs::write(place.join("new"), "not committed\n").unwrap();
+    // A repository in the worktree would be saved as a mere link.
+    let inner = place.join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("file"), "x").unwrap();
+    Git::at(&inner).init("main").await.unwrap();
+    let author = Identity::parse("You <you@x>");
+    Git::at(&inner).first_commit("main", "first", &author).await.unwrap();
+    for _again in 0..2 {
+        workshop.remove_worktree(&item).await.unwrap_err();
+        assert!(place.join("new").exists());
+        let heard = heard().await;
+        assert!(heard.len() == 1 && heard[0].contains("is kept"), "{heard:?}");
+    }
+    std::fs::remove_dir_all(&inner).unwrap();
+    workshop.remove_worktree(&item).await.unwrap();
+    assert!(!place.exists());
+    let heard = heard().await;
+    assert!(heard.len() == 2 && heard[1].contains(&format!("refs/rescue/{id}/")), "{heard:?}");
+    let saved = project.git().refs_under(&format!("refs/rescue/{id}/")).await.unwrap();
+    let text = project.git().show_path(&saved[0], "new").await.unwrap();
+    assert_eq!(text, "not committed\n");
 }
