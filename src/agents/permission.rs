@@ -175,7 +175,12 @@ impl Policy {
         if let Some(rule) = parts.iter().find_map(|part| self.denying(tool, part)) {
             return Decision::Deny(denied(rule));
         }
-        let covered = |part: &String| self.allowed(tool, part) || shell::is_everyday(part);
+        let unasked = if self.writes() { shell::is_everyday } else { shell::is_reading };
+        let disguised = shell::is_disguised(line);
+        let covered = |part: &String| {
+            let own = part.split_whitespace().next() == Some("musher");
+            self.allowed(tool, part) || (unasked(part) && !(own && disguised))
+        };
         if parts.iter().all(covered) {
             return Decision::Allow;
         }

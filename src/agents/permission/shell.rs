@@ -42,6 +42,31 @@ const EVERYDAY_GIT: &[&str] = &[
     "describe",
 ];
 
+/// Those of git that change nothing.
+const READING_GIT: &[&str] = &[
+    "status",
+    "diff",
+    "log",
+    "show",
+    "blame",
+    "grep",
+    "ls-files",
+    "rev-parse",
+    "merge-base",
+    "describe",
+];
+
+/// The everyday ones that make or change files.
+const WRITING: &[&str] = &["mkdir", "touch", "uniq"];
+
+/// What agents do with our own program: mail, their report, and a look at the board.
+const OWN: &[&str] = &["mail", "report-done", "status", "agents", "logs"];
+
+/// Whether a line might have our own program take its agent for somebody else.
+pub fn is_disguised(line: &str) -> bool {
+    line.contains("MUSHER_") || line.split_whitespace().any(|word| word == "env")
+}
+
 /// Whether a single command needs no rule: it looks, or it commits.
 pub fn is_everyday(command: &str) -> bool {
     // A redirection writes a file, which may be anywhere.
@@ -54,10 +79,26 @@ pub fn is_everyday(command: &str) -> bool {
             let Some(verb) = words.next() else { return false };
             EVERYDAY_GIT.contains(&verb)
         }
-        Some("musher") => words.next() == Some("mail"),
+        Some("musher") => words.next().is_some_and(|verb| OWN.contains(&verb)),
         Some(program) => EVERYDAY.contains(&program),
         None => true,
     }
+}
+
+/// Whether a single command only looks: what a role that writes nothing may run unasked.
+pub fn is_reading(command: &str) -> bool {
+    let mut words = command.split_whitespace();
+    let (first, second) = (words.next(), words.next());
+    let looks = match (first, second) {
+        (Some("git"), Some(verb)) => READING_GIT.contains(&verb),
+        (Some(program), _) => !WRITING.contains(&program),
+        (None, _) => true,
+    };
+    // `sort -o FILE`, `git diff --output=FILE`, `git grep -O`: reading programs that write or run.
+    let writes =
+        |word: &str| ["-o", "-O", "--output", "--open"].iter().any(|flag| word.starts_with(flag));
+    let own = first == Some("musher");
+    looks && is_everyday(command) && (own || !command.split_whitespace().any(writes))
 }
 
 /// Stands in a command's text for a redirection into a file.
@@ -351,5 +392,29 @@ mod tests {
         assert!(!everyday("echo x > /etc/passwd"));
         assert!(!everyday("git push origin main"));
         assert!(!everyday("find . -delete"));
+        assert!(everyday("musher report-done --summary 'done' && musher mail check"));
+        assert!(!everyday("musher run") && !everyday("musher items start 1"));
+        assert!(is_disguised("MUSHER_AGENT=coder-2 musher report-done --summary x"));
+        assert!(is_disguised("env -i musher mail send --to coder-2"));
+        assert!(!is_disguised("musher mail send --to coder-2 --body environment"));
+    }
+
+    #[test]
+    fn a_role_that_writes_nothing_only_looks() {
+        let looks = |line: &str| commands(line).unwrap().iter().all(|part| is_reading(part));
+        for line in ["git log --oneline | head -3", "grep -rn x src", "musher mail check"] {
+            assert!(looks(line), "{line}");
+        }
+        for line in [
+            "git commit -m x",
+            "git branch -D main",
+            "touch x",
+            "sort -o x y",
+            "git diff --output=x",
+            "ls > x",
+            "cargo test",
+        ] {
+            assert!(!looks(line), "{line}");
+        }
     }
 }
