@@ -89,9 +89,11 @@ fn typed_items(command: ItemsCommand) -> Result<Call, Failure> {
             depends_on: depends_on.into_iter().map(ItemId).collect(),
             agent: environment("MUSHER_AGENT").map(AgentName),
         },
-        ItemsCommand::Start { item, agent } => {
-            Call::ItemStart { item: ItemId(item), agent: agent.map(AgentName) }
-        }
+        ItemsCommand::Start { item, agent } => Call::ItemStart {
+            item: ItemId(item),
+            agent: agent.map(AgentName),
+            by: environment("MUSHER_AGENT").map(AgentName),
+        },
     })
 }
 

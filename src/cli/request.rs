@@ -125,6 +125,9 @@ pub enum Call {
         item: ItemId,
         /// Who works on it.
         agent: Option<AgentName>,
+        /// Who starts it: an agent; `None` is the person at the terminal.
+        #[serde(default)]
+        by: Option<AgentName>,
     },
     /// `agents`
     Agents,

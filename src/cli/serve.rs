@@ -4,6 +4,7 @@ use super::failure::{Code, Failure};
 use super::request::{Call, Request, Response};
 use crate::config::Config;
 use crate::mail::{self, Directory, MailError, NewMail, Reply};
+use crate::model::agent::Role;
 use crate::model::ids::{AgentName, ItemId, MailId, ProjectName};
 use crate::model::item::{Kind, Origin, OriginKind};
 use crate::store::mail as rows;
@@ -46,6 +47,20 @@ impl Ctx {
         let admins = self.config.matrix.as_ref().map(|matrix| matrix.admin_users.as_slice());
         let first = admins.and_then(<[_]>::first);
         first.map_or_else(|| TERMINAL.to_owned(), ToString::to_string)
+    }
+
+    /// An agent that files or starts items: a lead; the others hand out nothing.
+    fn lead(&self, agent: AgentName) -> Result<AgentName, Failure> {
+        match self.directory.role_of(agent.as_str()) {
+            Some(Role::Lead) => Ok(agent),
+            Some(role) => Err(Failure::new(
+                Code::Refused,
+                format!("a {} files and starts no items", role.as_str()),
+            )
+            .hint("say in a mail to `coordinator` what should be done, and why")),
+            None => Err(Failure::new(Code::NotFound, format!("there is no agent {agent}"))
+                .hint("`musher agents` lists them")),
+        }
     }
 
     fn read(
@@ -97,7 +112,7 @@ pub fn handle(ctx: &Ctx, request: Request) -> Response {
             let new = NewItem { name, project, kind, body, depends_on, agent };
             create(ctx, key, new)
         }
-        Call::ItemStart { item, agent } => start(ctx, key, item, agent),
+        Call::ItemStart { item, agent, by } => start(ctx, key, item, agent, by),
         Call::Agents => list_agents(ctx),
         Call::Logs { item, count } => logs(ctx, item, count),
         Call::Cost { days } => cost(ctx, days),
@@ -249,24 +264,34 @@ fn create(ctx: &Ctx, key: Option<String>, new: NewItem) -> Result<Value, Failure
         Failure::new(Code::Usage, "say which project: `--project NAME`")
             .hint("`musher status` shows the projects")
     })?;
+    let lead = new.agent.clone().map(|agent| ctx.lead(agent)).transpose()?;
     ctx.write(key, move |tx| {
-        let origin = origin(tx, new.agent.as_ref(), &person);
-        let item = work::create(
-            tx,
-            work::NewItem {
-                project,
-                kind: new.kind,
-                name: new.name,
-                body: new.body,
-                depends_on: new.depends_on,
-                epic: None,
-                agent: None,
-                qa: None,
-                origin,
-                room: None,
-            },
-        )?;
+        let new = work::NewItem {
+            project,
+            kind: new.kind,
+            name: new.name,
+            body: new.body,
+            depends_on: new.depends_on,
+            epic: None,
+            parent: None,
+            agent: None,
+            qa: None,
+            origin: origin(tx, lead.as_ref(), &person),
+            room: None,
+        };
+        let item = match &lead {
+            Some(lead) => work::file_child(tx, lead, led_by(tx, lead)?, new, None)?,
+            None => work::create(tx, new)?,
+        };
         to_json(&item)
+    })
+}
+
+/// The item that a lead works on.
+fn led_by(conn: &Connection, lead: &AgentName) -> Result<ItemId, Failure> {
+    let live = agents::live_sessions_of_agent(conn, lead)?;
+    live.first().map(|session| session.item).ok_or_else(|| {
+        Failure::new(Code::Refused, format!("{lead} leads no item now, so it hands out nothing"))
     })
 }
 
@@ -275,6 +300,7 @@ fn start(
     key: Option<String>,
     item: ItemId,
     agent: Option<AgentName>,
+    by: Option<AgentName>,
 ) -> Result<Value, Failure> {
     if let Some(agent) = &agent
         && ctx.directory.role_of(agent.as_str()).is_none()
@@ -283,9 +309,17 @@ fn start(
             .hint("`musher agents` lists them"));
     }
     let person = ctx.person();
+    let lead = by.map(|by| ctx.lead(by)).transpose()?;
+    let role = agent.as_ref().and_then(|agent| ctx.directory.role_of(agent.as_str()));
     ctx.write(key, move |tx| {
-        let origin = origin(tx, None, &person);
-        to_json(&work::start(tx, item, agent.as_ref(), &origin)?)
+        let origin = origin(tx, lead.as_ref(), &person);
+        to_json(&match &lead {
+            Some(lead) => {
+                let agent = agent.as_ref().zip(role);
+                work::start_child(tx, lead, led_by(tx, lead)?, item, agent, &origin)?
+            }
+            None => work::start(tx, item, agent.as_ref(), &origin)?,
+        })
     })
 }
 

@@ -32,6 +32,7 @@ pub fn new_item(
         body: body.to_owned(),
         depends_on: vec![],
         epic: None,
+        parent: None,
         agent: None,
         qa: None,
         origin: context.origin_in(tx)?,

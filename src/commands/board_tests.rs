@@ -18,6 +18,7 @@ fn item(id: i64, name: &str, stage: Stage) -> Item {
         body: String::new(),
         depends_on: vec![],
         epic: None,
+        parent: None,
         agent: None,
         qa: QaMode::Gates,
         origin: Origin::new(OriginKind::User, "@ann:hs", at).unwrap(),

@@ -135,6 +135,8 @@ pub struct Item {
     pub depends_on: Vec<ItemId>,
     /// Parent epic.
     pub epic: Option<ItemId>,
+    /// The item whose lead handed it out.
+    pub parent: Option<ItemId>,
     /// The agent that a person pinned to it.
     pub agent: Option<AgentName>,
     /// Who decides that the work is good.

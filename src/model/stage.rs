@@ -134,7 +134,7 @@ pub enum Stage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "snake_case")]
 pub enum ArchiveReason {
-    /// It was done, and its retention is over.
+    /// It was done, and its retention is over; or it was complete without a merge of its own.
     Finished,
     /// Somebody put it away unfinished; does not satisfy a dependency.
     Abandoned {

@@ -47,6 +47,8 @@ pub enum What {
     Predicted,
     /// The item was merged.
     Merged,
+    /// The item was finished without a merge of its own.
+    Finished,
     /// A done item was put away.
     Archived,
     /// An agent was stopped because its item does not want it any more.
@@ -59,7 +61,7 @@ pub enum What {
 
 impl What {
     /// Every kind of decision.
-    pub const ALL: [What; 21] = [
+    pub const ALL: [What; 22] = [
         What::Started,
         What::NotStarted,
         What::Promoted,
@@ -77,6 +79,7 @@ impl What {
         What::Batched,
         What::Predicted,
         What::Merged,
+        What::Finished,
         What::Archived,
         What::Withdrawn,
         What::Deleted,
@@ -103,6 +106,7 @@ impl What {
             What::Batched => "batched",
             What::Predicted => "predicted",
             What::Merged => "merged",
+            What::Finished => "finished",
             What::Archived => "archived",
             What::Withdrawn => "withdrawn",
             What::Deleted => "deleted",

@@ -64,6 +64,8 @@ pub struct NewRow<'a> {
     pub body: &'a str,
     /// Parent epic.
     pub epic: Option<ItemId>,
+    /// The item whose lead hands it out.
+    pub parent: Option<ItemId>,
     /// Pinned agent.
     pub agent: Option<&'a AgentName>,
     /// Who decides that the work is good.
@@ -78,10 +80,10 @@ pub struct NewRow<'a> {
 
 const COLUMNS: &str = "id, project, kind, name, body, epic, agent, qa, origin, room, stage, \
      priority, retries, cost_microusd, created_at, updated_at, version, \
-     (SELECT json_group_array(depends_on) FROM item_dependencies WHERE item = items.id)";
+     parent, (SELECT json_group_array(depends_on) FROM item_dependencies WHERE item = items.id)";
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Item> {
-    let mut depends_on = row.get::<_, Json<Vec<ItemId>>>(17)?.0;
+    let mut depends_on = row.get::<_, Json<Vec<ItemId>>>(18)?.0;
     depends_on.sort_unstable();
     Ok(Item {
         id: row.get(0)?,
@@ -91,6 +93,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Item> {
         body: row.get(4)?,
         depends_on,
         epic: row.get(5)?,
+        parent: row.get(17)?,
         agent: row.get(6)?,
         qa: read(row, 7, parse_qa)?,
         origin: row.get::<_, Json<Origin>>(8)?.0,
@@ -125,8 +128,8 @@ fn parse_qa(text: &str) -> Option<QaMode> {
 pub fn insert(tx: &Tx<'_>, new: &NewRow<'_>, cause: &str) -> Result<ItemId, StoreError> {
     tx.prepare_cached(
         "INSERT INTO items (project, kind, name, body, epic, agent, qa, origin, room,
-                            stage, stage_name, col, badge, created_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)",
+                            stage, stage_name, col, badge, created_at, updated_at, parent)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, ?15)",
     )?
     .execute(params![
         new.project,
@@ -143,6 +146,7 @@ pub fn insert(tx: &Tx<'_>, new: &NewRow<'_>, cause: &str) -> Result<ItemId, Stor
         new.stage.column().as_str(),
         new.stage.badge().as_str(),
         tx.now(),
+        new.parent,
     ])?;
     let id = ItemId(tx.last_insert_rowid());
     log::append_transition(tx, id, None, new.stage, cause, new.origin)?;
@@ -193,6 +197,14 @@ pub fn children(conn: &Connection, epic: ItemId) -> Result<Vec<Item>, StoreError
     let mut statement =
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM items WHERE epic = ?1 ORDER BY id"))?;
     let rows = statement.query_map([epic], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The items that the lead of `parent` handed out, in the order of their filing.
+pub fn handed_out(conn: &Connection, parent: ItemId) -> Result<Vec<Item>, StoreError> {
+    let mut statement =
+        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM items WHERE parent = ?1 ORDER BY id"))?;
+    let rows = statement.query_map([parent], from_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

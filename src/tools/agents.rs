@@ -20,8 +20,9 @@ use std::fmt::Write as _;
 const EVENTS: usize = 30;
 const EVENTS_MAX: usize = 200;
 
-/// The longest that an agent may wait for something else than its children.
+/// The longest that an agent may wait, and how long it waits unless it says.
 const WAIT_MAX_MINUTES: u32 = 7 * 24 * 60;
+const WAIT_DEFAULT_MINUTES: u32 = 24 * 60;
 
 pub fn tools() -> Vec<Tool> {
     vec![
@@ -139,6 +140,12 @@ fn report_done(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: Report
         return refuse("Only agents report.");
     };
     let (kind, payload) = report(*role, &args)?;
+    if *role == Role::Lead {
+        let open = work::open_children(tx, *item)?;
+        if !open.is_empty() {
+            return refuse(work::unfinished(&open));
+        }
+    }
     let mail = NewMail {
         from: agent.0.clone(),
         to: crate::store::mail::COORDINATOR.to_owned(),
@@ -253,7 +260,7 @@ enum WaitFor {
 struct WaitArgs {
     /// What you wait for.
     what: WaitFor,
-    /// Wake me after so many minutes at the latest.
+    /// Wake me after so many minutes at the latest; a day when left out.
     minutes: Option<u32>,
     /// What exactly, in a sentence.
     #[serde(default)]
@@ -261,11 +268,14 @@ struct WaitArgs {
 }
 
 fn wait_for(_: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: WaitArgs) -> Answer {
-    let ToolCaller::Agent { session, .. } = caller else {
+    let ToolCaller::Agent { session, item, .. } = caller else {
         return refuse("Only agents wait.");
     };
     let what = match args.what {
-        WaitFor::Children => WaitingFor::Children,
+        WaitFor::Children => match work::cannot_wait(tx, *item)? {
+            Some(why) => return refuse(why),
+            None => WaitingFor::Children,
+        },
         WaitFor::Reply => WaitingFor::Reply,
         WaitFor::Timer if args.minutes.is_none() => {
             return refuse("Give `minutes`: how long to wait.");
@@ -273,8 +283,8 @@ fn wait_for(_: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: WaitArgs) -> An
         WaitFor::Timer => WaitingFor::Timer,
     };
     let now = crate::clock::from_millis(tx.now());
-    let minutes = args.minutes.map(|minutes| minutes.clamp(1, WAIT_MAX_MINUTES));
-    let until = minutes.map(|minutes| now + TimeDelta::minutes(i64::from(minutes)));
+    let minutes = args.minutes.unwrap_or(WAIT_DEFAULT_MINUTES).clamp(1, WAIT_MAX_MINUTES);
+    let until = Some(now + TimeDelta::minutes(i64::from(minutes)));
     sessions::announce_wait(tx, *session, &Waiting { what, until, detail: args.detail })?;
     Ok("Noted. End your turn now: you are woken when it comes.".to_owned())
 }

@@ -6,6 +6,7 @@ use super::{
     writing,
 };
 use crate::llm::tools::ToolCaller;
+use crate::model::agent::Role;
 use crate::model::ids::{AgentName, ItemId};
 use crate::model::item::{Item, Kind, QaMode};
 use crate::model::stage::{MoveTo, Stage, StageEvent};
@@ -43,7 +44,7 @@ pub fn tools() -> Vec<Tool> {
         writing(
             "item_create",
             Who::Planners,
-            "Files a work item into the backlog. Does not start it: item_start does.",
+            "Files a work item into the backlog. Does not start it: item_start does. A lead's is a child of the item that it leads.",
             item_create,
         ),
         writing(
@@ -61,7 +62,7 @@ pub fn tools() -> Vec<Tool> {
         writing(
             "item_start",
             Who::Planners,
-            "Starts an item: an agent codes it, the gates check it, and what passes is merged, all by itself. Also starts a blocked or failed item again.",
+            "Starts an item: an agent codes it, the gates check it, and what passes is merged, all by itself. Also starts a blocked or failed item again. A lead starts its own child items.",
             item_start,
         ),
         acting(
@@ -118,6 +119,9 @@ pub fn line(item: &Item) -> String {
         item.project,
         stage(&item.stage)
     );
+    if let Some(parent) = item.parent {
+        let _ = write!(text, ", child of #{parent}");
+    }
     if let Some(agent) = &item.agent {
         let _ = write!(text, ", pinned to {agent}");
     }
@@ -257,6 +261,8 @@ struct ItemCreate {
 }
 
 fn item_create(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemCreate) -> Answer {
+    let agent = args.agent.map(|name| context.agent(&name)).transpose()?;
+    let pinned = agent.as_ref().and_then(|agent| context.role_of(agent));
     let new = NewItem {
         project: context.project(caller, args.project.as_deref())?.name,
         kind: args.kind.unwrap_or(Kind::Story),
@@ -264,12 +270,16 @@ fn item_create(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemCr
         body: args.body,
         depends_on: args.depends_on.into_iter().map(|number| number.0).collect(),
         epic: args.epic.map(|number| number.0),
-        agent: args.agent.map(|name| context.agent(&name)).transpose()?,
+        parent: None,
+        agent,
         qa: args.qa,
         origin: origin(caller, tx),
         room: room(caller),
     };
-    let item = work::create(tx, new)?;
+    let item = match caller {
+        ToolCaller::Coordinator { .. } => work::create(tx, new)?,
+        ToolCaller::Agent { agent, item, .. } => work::file_child(tx, agent, *item, new, pinned)?,
+    };
     Ok(format!("Filed: {}. item_start starts it.", line(&item)))
 }
 
@@ -446,7 +456,15 @@ fn item_start(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemSta
         let item = work::find(tx, args.item.0)?;
         work::check_pin(&context.services.config, agent, &item)?;
     }
-    let item = work::start(tx, args.item.0, agent.as_ref(), &origin(caller, tx))?;
+    let by = origin(caller, tx);
+    let item = match caller {
+        ToolCaller::Coordinator { .. } => work::start(tx, args.item.0, agent.as_ref(), &by)?,
+        ToolCaller::Agent { agent: lead, item: led, .. } => {
+            let agent = agent.as_ref();
+            let agent = agent.and_then(|agent| Some((agent, context.role_of(agent)?)));
+            work::start_child(tx, lead, *led, args.item.0, agent, &by)?
+        }
+    };
     Ok(format!("Started: {}. The room hears how it goes on.", line(&item)))
 }
 
@@ -492,6 +510,11 @@ fn merge_status(context: &Context, conn: &Connection, _: &ToolCaller, _: Nothing
 }
 
 impl Context {
+    /// The role of a configured agent.
+    fn role_of(&self, agent: &AgentName) -> Option<Role> {
+        self.services.directory.role_of(agent.as_str())
+    }
+
     /// A configured agent.
     pub(super) fn agent(&self, name: &str) -> Result<AgentName, Refusal> {
         let agents = &self.services.config.agents;

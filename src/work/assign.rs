@@ -10,7 +10,7 @@
 //! from the merge queue) goes to the agent that made it, which is waited for a while: it knows it.
 
 use super::counters::{Counters, MAX_STARTS, note_once};
-use super::{WorkError, apply_to, each, prompt, queue, system};
+use super::{WorkError, apply_to, each, lead, prompt, queue, system};
 use crate::clock::from_millis;
 use crate::config::{AgentConfig, Config, ProjectConfig};
 use crate::model::agent::Role;
@@ -23,7 +23,7 @@ use crate::store::{Tx, items, meta};
 use chrono::Duration;
 use rusqlite::Connection;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The span of the start rate limit, in milliseconds.
 const MINUTE_MS: i64 = 60_000;
@@ -36,7 +36,9 @@ pub(super) const HELD: [Column; 3] = [Column::Coding, Column::Qa, Column::Merge]
 struct Roster {
     /// Busy agents with the item that they hold.
     busy: HashMap<AgentName, ItemId>,
-    /// How many agents are busy in each project.
+    /// How many of them take a place of `limits.max_agents`.
+    places: usize,
+    /// How many take a place in each project.
     in_project: HashMap<ProjectName, usize>,
     /// Items with a live session.
     live: HashMap<ItemId, AgentName>,
@@ -44,14 +46,26 @@ struct Roster {
 
 impl Roster {
     fn read(tx: &Tx<'_>) -> Result<Self, WorkError> {
-        let mut roster =
-            Self { busy: HashMap::new(), in_project: HashMap::new(), live: HashMap::new() };
+        let mut roster = Self {
+            busy: HashMap::new(),
+            places: 0,
+            in_project: HashMap::new(),
+            live: HashMap::new(),
+        };
+        // A lead that waits does nothing, and what it waits for needs its place.
+        let sessions = sessions::live_sessions(tx)?;
+        let resting: HashSet<ItemId> =
+            sessions.iter().filter(|session| lead::rests(session)).map(|s| s.item).collect();
         for item in items::in_columns(tx, None, &HELD)? {
             if let Some(agent) = item.stage.claim() {
-                roster.take(agent.clone(), &item);
+                if resting.contains(&item.id) {
+                    roster.busy.insert(agent.clone(), item.id);
+                } else {
+                    roster.take(agent.clone(), &item);
+                }
             }
         }
-        for session in sessions::live_sessions(tx)? {
+        for session in sessions {
             roster.live.insert(session.item, session.agent.clone());
             if roster.busy.contains_key(&session.agent) {
                 continue;
@@ -60,6 +74,7 @@ impl Roster {
                 roster.take(session.agent, &item);
             } else {
                 roster.busy.insert(session.agent, session.item);
+                roster.places += 1;
             }
         }
         Ok(roster)
@@ -67,6 +82,7 @@ impl Roster {
 
     fn take(&mut self, agent: AgentName, item: &Item) {
         self.busy.insert(agent, item.id);
+        self.places += 1;
         *self.in_project.entry(item.project.clone()).or_default() += 1;
     }
 }
@@ -150,7 +166,7 @@ fn assign_one(
     if let Some(agent) = roster.live.get(&item.id) {
         return Ok(Err(format!("waits until {agent}, which worked on it before, has ended")));
     }
-    let busy = roster.busy.len();
+    let busy = roster.places;
     if busy >= config.limits.max_agents {
         return Ok(Err(format!(
             "waits, because {busy} agents are busy and limits.max_agents is {}",
@@ -306,7 +322,7 @@ fn begin(
             "stage": item.stage,
         }),
     )?;
-    let prompt = first_prompt(item, project);
+    let prompt = first_prompt(tx, item, agent.role, project)?;
     let event = StageEvent::Claimed { agent: agent.name.clone() };
     let cause = format!("{} took it", agent.name);
     let item = apply_to(tx, item, &event, &system(tx), &cause)?;
@@ -314,16 +330,25 @@ fn begin(
 }
 
 /// What the agent is told that is started on `item`.
-fn first_prompt(item: &Item, project: &ProjectConfig) -> String {
-    match &item.stage {
+fn first_prompt(
+    conn: &Connection,
+    item: &Item,
+    role: Role,
+    project: &ProjectConfig,
+) -> Result<String, WorkError> {
+    Ok(match &item.stage {
         Stage::Qa { commit, .. } => prompt::qa(item, &project.base, commit),
         Stage::MergeFailure { kind, output, .. }
         | Stage::MergeFailureFinal { kind, output, .. } => {
             prompt::mergemaster(item, &project.base, &project.gates, kind, output)
         }
-        Stage::Coding { note, .. } => {
-            prompt::coder(item, &project.base, &project.gates, note.as_deref())
-        }
+        Stage::Coding { note, .. } => match role {
+            Role::Lead => prompt::lead(item, &project.base, &items::handed_out(conn, item.id)?),
+            Role::Scout | Role::Reviewer => prompt::reader(item, &project.base, note.as_deref()),
+            Role::Coder | Role::Qa | Role::Mergemaster => {
+                prompt::coder(item, &project.base, &project.gates, note.as_deref())
+            }
+        },
         // No agent is started on these.
         Stage::Upcoming
         | Stage::Backlog
@@ -336,7 +361,7 @@ fn first_prompt(item: &Item, project: &ProjectConfig) -> String {
         | Stage::Abandoned { .. }
         | Stage::Superseded { .. }
         | Stage::Rejected { .. } => prompt::coder(item, &project.base, &project.gates, None),
-    }
+    })
 }
 
 /// Creates a session; one that goes on where the agent's last one on this item ended, if there was

@@ -90,6 +90,7 @@ pub(super) fn count(newest_first: &[Decision]) -> Counters {
             | What::Batched
             | What::Predicted
             | What::Merged
+            | What::Finished
             | What::Archived
             | What::Withdrawn
             | What::Deleted

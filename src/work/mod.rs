@@ -20,6 +20,7 @@ mod counters;
 mod epics;
 mod explain;
 mod keeper;
+mod lead;
 mod merges;
 mod movers;
 mod notices;
@@ -40,6 +41,7 @@ pub use assign::role_for;
 pub use board::{Board, Entry, QueuePlace, Shelf, board_json, overview};
 pub use epics::{children_in_words, progress, progress_in_words};
 pub use explain::{explain, why};
+pub use lead::{cannot_wait, file_child, open_children, start_child, unfinished};
 pub use pins::check_pin;
 pub use review::{Verdict, check_commit, decide};
 pub use service::WorkService;
@@ -116,6 +118,8 @@ pub struct NewItem {
     pub depends_on: Vec<ItemId>,
     /// Parent epic.
     pub epic: Option<ItemId>,
+    /// The item whose lead hands it out; see [`file_child`].
+    pub parent: Option<ItemId>,
     /// An agent to pin to it; that it is configured is the caller's to check.
     pub agent: Option<AgentName>,
     /// Who decides that the work is good; `None` is the project's default.
@@ -167,6 +171,7 @@ pub fn create(tx: &Tx<'_>, new: NewItem) -> Result<Item, WorkError> {
         name: &name,
         body: &new.body,
         epic: new.epic,
+        parent: new.parent,
         agent: new.agent.as_ref(),
         qa: new.qa.unwrap_or(project.settings.qa),
         origin: &new.origin,

@@ -131,7 +131,7 @@ fn words(item: &Item, moved: &Transition) -> Option<Said> {
         }
         (
             Stage::Archived { reason: ArchiveReason::Finished, .. },
-            Stage::Upcoming | Stage::Backlog,
+            Stage::Upcoming | Stage::Backlog | Stage::Coding { .. },
         ) if by_itself => Some(Said::Result(text::finished(item, &moved.cause))),
         (Stage::Done { commit, .. }, _from) => Some(Said::Result(text::merged(item, commit))),
         (Stage::Blocked { reason, .. }, from)

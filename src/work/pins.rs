@@ -18,6 +18,12 @@ pub fn check_pin(config: &Config, name: &AgentName, item: &Item) -> Result<(), W
     };
     let here =
         |agent: &AgentConfig| agent.projects.is_empty() || agent.projects.contains(&item.project);
+    if let (Some(parent), Role::Lead) = (item.parent, agent.role) {
+        return Err(WorkError::Refused(format!(
+            "item {} is a child of item {parent}, and a part is not split again: name a coder",
+            item.id
+        )));
+    }
     // A failed merge is the one thing that a mergemaster works on.
     let merges = item.stage.name().starts_with("merge_failure") && agent.role == Role::Mergemaster;
     let works = WORKERS.contains(&agent.role) || merges;

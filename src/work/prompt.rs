@@ -3,7 +3,8 @@
 //! The item's text was written by people and goes in verbatim, between marks that say so. The
 //! role's own rules stand in `prompts/ROLE.md` and reach the agent through its runtime.
 
-use super::text;
+use super::{lead, text};
+use crate::model::agent::Role;
 use crate::model::item::Item;
 use crate::model::stage::MergeFailureKind;
 
@@ -16,12 +17,7 @@ pub(super) fn coder(item: &Item, base: &str, gates: &[String], note: Option<&str
          clear message (nothing may be left uncommitted), then call `report_done` with a summary \
          of one or two sentences."
     ));
-    if !gates.is_empty() {
-        text.push_str("\n\nThese commands must succeed before the work is accepted:\n");
-        for gate in gates {
-            text.push_str(&format!("\n    {gate}"));
-        }
-    }
+    push_gates(&mut text, gates);
     if let Some(note) = note {
         text.push_str(&format!(
             "\n\nThe work was begun before; look at what the branch already holds. Why it comes \
@@ -36,8 +32,8 @@ pub(super) fn qa(item: &Item, base: &str, commit: &str) -> String {
     format!(
         "{}\n\nA coder says that this is done, and the project's gates pass. Check the work: it \
          stands in this worktree as commit {commit} on a branch made from `{base}`. Change no file. \
-         Report with `report_done`: `qa_passed`, or `qa_failed` with findings that a coder can act \
-         on.",
+         Report with `report_done`: `outcome` `qa_passed`, or `qa_failed` with `findings` that a \
+         coder can act on.",
         task(item)
     )
 }
@@ -73,6 +69,34 @@ pub(super) fn mergemaster(
     text
 }
 
+/// The first prompt of a lead; `children` is what an earlier lead has handed out.
+pub(super) fn lead(item: &Item, base: &str, children: &[Item]) -> String {
+    let mut text = format!(
+        "{}\n\nYou lead this. You are in a worktree that shows `{base}`, to read in. Split the item \
+         into child items, start them, and wait for them (`wait_for` with `children`). The item is \
+         finished when you report and all child items are done.",
+        task(item)
+    );
+    if !children.is_empty() {
+        text.push_str("\n\nHanded out so far:\n");
+        text.push_str(&lead::children_in_words(children));
+    }
+    text
+}
+
+/// The first prompt of a scout or reviewer.
+pub(super) fn reader(item: &Item, base: &str, note: Option<&str>) -> String {
+    let mut text = format!(
+        "{}\n\nYou are in a worktree that shows `{base}`, to read in; change nothing. What you find \
+         goes into the summary of `report_done`, which ends the item.",
+        task(item)
+    );
+    if let Some(note) = note {
+        text.push_str(&format!("\n\nIt was begun before. Why it comes back:\n\n{note}"));
+    }
+    text
+}
+
 /// Asks for nothing but a commit.
 pub(super) fn commit_only(dirty: &[String]) -> String {
     let what = if dirty.is_empty() {
@@ -95,13 +119,40 @@ pub(super) fn mend(why: &str) -> String {
 }
 
 /// Goes on after an end that was not wanted.
-pub(super) fn go_on(item: &Item, reason: &str) -> String {
+pub(super) fn go_on(role: Role, item: &Item, reason: &str) -> String {
+    let (look, end) = match role {
+        Role::Coder | Role::Mergemaster => (
+            "Look at what the worktree holds",
+            "When it is finished, commit all of it on this branch and call `report_done`.",
+        ),
+        Role::Qa => (
+            "Look at what you have found so far",
+            "When you know, call `report_done` with `qa_passed`, or with `qa_failed` and findings.",
+        ),
+        Role::Lead => (
+            "Look at what is handed out (`items_list`)",
+            "While child items are open, wait for them with `wait_for`; when all are done, call \
+             `report_done`.",
+        ),
+        Role::Scout | Role::Reviewer => (
+            "Look at what you have found so far",
+            "When you know, call `report_done` with your findings as its summary.",
+        ),
+    };
     format!(
-        "Your work on this item was cut off ({reason}). Look at what the worktree holds, and go on \
-         where it stopped.\n\n{}\n\nWhen it is finished, commit all of it on this branch and call \
-         `report_done`.",
+        "Your work on this item was cut off ({reason}). {look}, and go on where it stopped.\n\n{}\n\n\
+         {end}",
         task(item)
     )
+}
+
+fn push_gates(text: &mut String, gates: &[String]) {
+    if !gates.is_empty() {
+        text.push_str("\n\nThese commands must succeed before the work is accepted:\n");
+        for gate in gates {
+            text.push_str(&format!("\n    {gate}"));
+        }
+    }
 }
 
 fn task(item: &Item) -> String {

@@ -8,7 +8,7 @@
 use super::review::Hold;
 use super::settle::{self, Due, Verdict};
 use super::world::World;
-use super::{WorkError, assign, epics, keeper, merges, movers, notices, review};
+use super::{WorkError, assign, epics, keeper, lead, merges, movers, notices, review};
 use crate::config::Config;
 use crate::failpoint::failpoint;
 use crate::model::ids::ItemId;
@@ -154,6 +154,7 @@ pub(super) fn pass(tx: &Tx<'_>, config: &Config) -> Result<Outside, WorkError> {
     epics::close(tx)?;
     let started = assign::assign(tx, config)?;
     review::remind(tx, config)?;
+    more |= lead::tell(tx)?;
     more |= notices::post(tx)?;
     Ok(Outside { due, strays: settle::strays(tx)?, holds: review::holds(tx)?, started, more })
 }

@@ -8,7 +8,7 @@
 
 use super::counters::{Counters, MAX_ASKS, MAX_IDLE_ASKS};
 use super::world::{Checked, FailedGate, World};
-use super::{WorkError, apply_to, assign, each, prompt, queue, system, text};
+use super::{WorkError, apply_to, assign, each, lead, prompt, queue, system, text};
 use crate::config::{AgentConfig, Config};
 use crate::model::agent::{Failure, SessionState, TurnEnd, TurnResult};
 use crate::model::event::Event;
@@ -93,6 +93,8 @@ fn settle_one(tx: &Tx<'_>, config: &Config, item: &Item) -> Result<Option<Due>, 
     let reports = reports_of(tx, &session)?;
     if session.state == SessionState::Zombie || reports.is_empty() {
         died(tx, config, item, &session)?;
+    } else if lead::needs_no_commit(session.role) {
+        reported_alone(tx, config, item, &session, &reports)?;
     } else if matches!(item.stage, Stage::Qa { .. }) {
         qa_verdict(tx, config, item, &session, &reports)?;
     } else if let Some(report) = reports.last().filter(|last| last.kind == MailType::MergeFailed) {
@@ -103,6 +105,32 @@ fn settle_one(tx: &Tx<'_>, config: &Config, item: &Item) -> Result<Option<Due>, 
         return Ok(Some(Due { item: item.clone(), session: session.id, leftovers }));
     }
     Ok(None)
+}
+
+/// What follows when an agent has reported whose work is no commit: a lead, a scout, a reviewer.
+fn reported_alone(
+    tx: &Tx<'_>,
+    config: &Config,
+    item: &Item,
+    session: &AgentSession,
+    reports: &[Report],
+) -> Result<(), WorkError> {
+    let Some(report) = reports.last() else { return Ok(()) };
+    match lead::reported(tx, item, session, report)? {
+        lead::Reported::Finished => Ok(()),
+        lead::Reported::Stuck(reason) => block(tx, item, &reason),
+        lead::Reported::GoOn(prompt) => {
+            let reason = format!("{} reported while child items are open", session.agent);
+            if Counters::of(tx, item.id)?.revivals >= config.watchdog.max_recoveries {
+                return block(tx, item, &format!("{reason}, also after it was told so"));
+            }
+            if held(tx, item)? {
+                return Ok(());
+            }
+            revived(tx, item, &reason, true)?;
+            again(tx, config, item, prompt, true)
+        }
+    }
 }
 
 /// The reports that belong to a session: made in it, or at the command line while it lasted.
@@ -395,7 +423,7 @@ fn died(
                 return Ok(());
             }
             revived(tx, item, &reason, counts)?;
-            again(tx, config, item, prompt::go_on(item, &reason), resume)
+            again(tx, config, item, prompt::go_on(session.role, item, &reason), resume)
         }
     }
 }
@@ -442,7 +470,7 @@ fn revive_idle(
         return block(tx, item, &format!("{reason}, also after it was told to go on"));
     }
     revived(tx, item, &reason, true)?;
-    sessions::set_prompt(tx, live.id, &prompt::go_on(item, &reason))?;
+    sessions::set_prompt(tx, live.id, &prompt::go_on(live.role, item, &reason))?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod flow;
 mod functions;
 mod interleaving;
+mod lead;
 mod mergemaster;
 mod review;
 mod whole;
@@ -339,6 +340,7 @@ fn story(name: &str) -> NewItem {
         body: "It must add.".to_owned(),
         depends_on: vec![],
         epic: None,
+        parent: None,
         agent: None,
         qa: None,
         origin: person(),

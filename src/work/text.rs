@@ -223,9 +223,9 @@ pub(super) fn merged(item: &Item, commit: &str) -> String {
     format!("{} is merged as {}.", head(item), short(commit))
 }
 
-/// An epic whose items are all done.
+/// It is complete without a merge of its own.
 pub(super) fn finished(item: &Item, why: &str) -> String {
-    format!("🎉 {} is finished: {why}.", head(item))
+    format!("🎉 {} is finished: {}.", head(item), why.trim_end_matches('.'))
 }
 
 /// A merge failed.

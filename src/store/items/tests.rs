@@ -20,6 +20,7 @@ fn file(tx: &Tx<'_>, name: &str) -> Result<ItemId, ItemError> {
         name,
         body: "",
         epic: None,
+        parent: None,
         agent: None,
         qa: QaMode::Gates,
         origin: &origin(),

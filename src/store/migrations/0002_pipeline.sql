@@ -67,3 +67,9 @@ CREATE INDEX items_top ON items (project, col, priority DESC, id);
 CREATE INDEX items_done ON items (project, updated_at) WHERE col = 'done';
 CREATE INDEX items_cost ON items (project, col, cost_microusd) WHERE cost_microusd > 0;
 CREATE INDEX items_epic ON items (epic) WHERE epic IS NOT NULL;
+
+-- ---- Leads ------------------------------------------------------------------------------------
+
+-- Child items: the item whose lead handed it out. When that one is deleted, they stand alone.
+ALTER TABLE items ADD COLUMN parent INTEGER REFERENCES items (id) ON DELETE SET NULL;
+CREATE INDEX items_parent ON items (parent) WHERE parent IS NOT NULL;

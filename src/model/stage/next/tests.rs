@@ -107,7 +107,7 @@ fn stages() -> Vec<(&'static str, Stage)> {
 }
 
 /// Every fact, with each payload that decides something.
-fn events() -> Vec<StageEvent> {
+pub(super) fn events() -> Vec<StageEvent> {
     let passed = |qa| StageEvent::GatesPassed { commit: "beef".to_owned(), qa };
     let merge_failed =
         |kind, in_a_row| StageEvent::MergeFailed { kind, output: "tail".to_owned(), in_a_row };
