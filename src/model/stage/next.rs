@@ -793,4 +793,6 @@ fn remedy(stage: &Stage) -> &'static str {
 }
 
 #[cfg(test)]
+mod sequences;
+#[cfg(test)]
 mod tests;
