@@ -390,4 +390,6 @@ fn data(text: &str) -> String {
 }
 
 #[cfg(test)]
+mod examples;
+#[cfg(test)]
 mod tests;

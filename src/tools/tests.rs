@@ -31,10 +31,10 @@ role = "qa"
 runtime = "api"
 "#;
 
-struct World {
+pub(super) struct World {
     _dir: tempfile::TempDir,
-    store: Store,
-    tools: Tools,
+    pub(super) store: Store,
+    pub(super) tools: Tools,
 }
 
 fn git(dir: &Path, args: &[&str]) {
@@ -47,6 +47,11 @@ fn git(dir: &Path, args: &[&str]) {
 }
 
 async fn world() -> World {
+    world_with("").await
+}
+
+/// A world whose configuration has `more` after its agents.
+pub(super) async fn world_with(more: &str) -> World {
     let dir = tempfile::tempdir().unwrap();
     let repo = dir.path().join("demo");
     std::fs::create_dir_all(repo.join("src")).unwrap();
@@ -54,7 +59,7 @@ async fn world() -> World {
     git(&repo, &["init", "-q", "-b", "main"]);
     git(&repo, &["add", "."]);
     git(&repo, &["commit", "-qm", "first"]);
-    let text = CONFIG.replace("PATH", repo.to_str().unwrap());
+    let text = format!("{}{more}", CONFIG.replace("PATH", repo.to_str().unwrap()));
     let config: Arc<Config> = Arc::new(toml::from_str(&text).unwrap());
     let data_dir = dir.path().join("data");
     let store = Store::open(&data_dir, Clock::system()).unwrap();
@@ -85,7 +90,13 @@ fn coordinator(turn: i64, asked: &str) -> ToolCaller {
 }
 
 impl World {
-    async fn call(&self, caller: &ToolCaller, id: &str, name: &str, args: Value) -> ToolOutcome {
+    pub(super) async fn call(
+        &self,
+        caller: &ToolCaller,
+        id: &str,
+        name: &str,
+        args: Value,
+    ) -> ToolOutcome {
         self.tools.call(caller, id, name, args).await
     }
 
@@ -93,6 +104,11 @@ impl World {
         let outcome = self.call(&coordinator(1, "go"), id, name, args).await;
         assert!(!outcome.is_error, "{name}: {}", outcome.text);
         outcome.text
+    }
+
+    /// A call of the coordinator under an id of its own.
+    pub(super) async fn ok_fresh(&self, name: &str, args: Value) -> String {
+        self.ok(&uuid::Uuid::new_v4().to_string(), name, args).await
     }
 
     async fn count(&self, table: &'static str) -> i64 {

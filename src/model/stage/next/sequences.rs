@@ -131,12 +131,11 @@ fn judge(before: &Stage, event: &StageEvent, after: &Stage, memory: &mut Memory)
     assert_eq!((after.column(), after.badge()), expected(after), "{told}");
     // One agent at most, and only where one may work.
     let claim = after.claim();
-    match event {
-        StageEvent::Claimed { agent } => {
-            assert_eq!(before.claim(), None, "{told}");
-            assert_eq!(claim, Some(agent), "{told}");
-        }
-        _ => assert!(claim.is_none() || claim == before.claim(), "a claim from nowhere: {told}"),
+    if let StageEvent::Claimed { agent } = event {
+        assert_eq!(before.claim(), None, "{told}");
+        assert_eq!(claim, Some(agent), "{told}");
+    } else {
+        assert!(claim.is_none() || claim == before.claim(), "a claim from nowhere: {told}");
     }
     if after.is_terminal() || matches!(after.badge(), Badge::Blocked | Badge::Frozen) {
         assert_eq!(claim, None, "{told}");
