@@ -3,7 +3,8 @@
 //! A line is a message of [`PERSON`], who is allowed and an administrator: whoever can start the
 //! console owns the data anyway. On a terminal lines are edited, and answers are shown above the
 //! line being typed; from a pipe lines are read as they come, answers are plain Markdown, and the
-//! program ends when the pipe has ended and everything is answered.
+//! program ends when the pipe has ended and everything is answered. A line that is longer than
+//! [`LINE_MAX`] is refused: a model could not read it, and everybody would have to carry it.
 
 use super::{Part, SendError, Transport};
 use crate::model::chat::{Incoming, IncomingBody, Weight};
@@ -28,6 +29,12 @@ pub const ROOM: &str = "console";
 
 /// How many lines from a pipe are read ahead of being journaled.
 const READ_AHEAD: usize = 64;
+
+/// The longest line that is taken, in bytes: as much as mail takes, four times what Matrix does.
+const LINE_MAX: usize = 256 * 1024;
+
+/// How long a line may wait to be kept before its person is told why.
+const KEEP_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether everything is answered, without a hint.
 const IDLE_TICK: Duration = Duration::from_millis(500);
@@ -76,7 +83,8 @@ impl Console {
             }
         } else {
             std::thread::spawn(move || {
-                for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+                let mut input = std::io::stdin().lock();
+                while let Ok(Some(line)) = read_line(&mut input) {
                     if tell.blocking_send(line).is_err() {
                         return;
                     }
@@ -99,6 +107,11 @@ impl Console {
             match line {
                 Some(line) if is_end(&line) => break,
                 Some(line) if line.trim().is_empty() => {}
+                Some(line) if line.len() > LINE_MAX => self.notice(&format!(
+                    "That line was not taken: the longest that I take has {} KiB. Put it into a \
+                     file of the project, and name that.",
+                    LINE_MAX / 1024
+                )),
                 Some(line) => self.journal(line).await?,
                 None => break,
             }
@@ -120,7 +133,22 @@ impl Console {
             addressed: true,
             body: IncomingBody::Text { text: line, reply_to: None },
         };
-        self.store.write(move |tx| inbox::insert(tx, &incoming)).await.map(drop)
+        let write = self.store.write(move |tx| inbox::insert(tx, &incoming));
+        let mut write = std::pin::pin!(write);
+        tokio::select! {
+            kept = &mut write => return kept.map(drop),
+            () = tokio::time::sleep(KEEP_LIMIT) => {}
+        }
+        if let Some(why) = self.store.fault() {
+            self.notice(&format!("Your message waits, because {why}."));
+        }
+        write.await.map(drop)
+    }
+
+    /// Shows something that nobody has to answer.
+    fn notice(&self, text: &str) {
+        let key = MessageKey(format!("console:notice:{}", uuid::Uuid::new_v4().simple()));
+        self.show(&key, text, Weight::Notice);
     }
 
     /// Waits until every message is answered and every answer shown.
@@ -163,6 +191,29 @@ impl Console {
         if !fresh.trim().is_empty() {
             let line = if self.colours { coloured(&fresh, weight) } else { fresh };
             (shown.screen)(line);
+        }
+    }
+}
+
+/// Reads a line, of which no more is kept than shows that it is too long; `None` at the end.
+fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<String>> {
+    let mut line = vec![];
+    let mut any = false;
+    loop {
+        let chunk = input.fill_buf()?;
+        if chunk.is_empty() {
+            return Ok(any.then(|| String::from_utf8_lossy(&line).into_owned()));
+        }
+        any = true;
+        let end = chunk.iter().position(|byte| *byte == b'\n');
+        let piece = &chunk[..end.unwrap_or(chunk.len())];
+        line.extend_from_slice(
+            &piece[..piece.len().min((LINE_MAX + 1).saturating_sub(line.len()))],
+        );
+        let used = end.map_or(chunk.len(), |end| end + 1);
+        input.consume(used);
+        if end.is_some() {
+            return Ok(Some(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()));
         }
     }
 }

@@ -61,6 +61,7 @@ pub struct Sender {
 }
 
 /// What became of a room's oldest row.
+#[derive(Clone)]
 enum Outcome {
     /// It is posted, or needs no posting; the first piece's key, if there is one.
     Sent(Option<MessageKey>),

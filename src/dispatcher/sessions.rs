@@ -93,7 +93,7 @@ struct Session {
 }
 
 /// What `stop` found.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Stopped {
     /// Whether a turn was running; it is being cancelled.
     pub running: bool,

@@ -35,17 +35,22 @@ pub fn start(config: &LogConfig, file: Option<&Path>) -> io::Result<()> {
 }
 
 /// Takes secrets out of each line: the subscriber writes an event in one piece.
+///
+/// A line that cannot be written (the log's disk is full) is lost. Were it an error, the subscriber
+/// would complain on stderr, which may be the same file, and end the task that wanted to say
+/// something.
 struct Redacting {
     out: Box<dyn Write + Send>,
 }
 
 impl Write for Redacting {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.out.write_all(redact(&String::from_utf8_lossy(line)).as_bytes())?;
+        let _ = self.out.write_all(redact(&String::from_utf8_lossy(line)).as_bytes());
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        let _ = self.out.flush();
+        Ok(())
     }
 }

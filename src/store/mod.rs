@@ -7,7 +7,7 @@
 //! commit), each in a savepoint of its own, so that one that fails takes nobody with it.
 //!
 //! **Durable.** `synchronous = FULL`: when [`Store::write`] has answered, a power cut does not
-//! lose it.
+//! lose it. A disk that is full makes writers wait, not fail ([`group`]).
 //!
 //! **Hints.** Each commit raises a counter for every table it touched. A service reads its rows,
 //! works, and waits with [`Changes::changed`] for the next hint or its own tick. A missed hint
@@ -19,6 +19,7 @@ pub mod conversation;
 pub mod costs;
 pub mod decisions;
 pub mod gate_runs;
+mod group;
 pub mod inbox;
 pub mod items;
 mod lock;
@@ -39,19 +40,20 @@ pub mod timers;
 pub mod types;
 
 pub use lock::{LockError, Owner, start_time};
-pub use open::{Inspection, OpenError, inspect, read_beside};
+pub use open::{Inspection, OpenError, inspect, read_beside, sound};
 
 use crate::clock::Clock;
+use group::{Fault, Job, Touched};
 use rusqlite::Connection;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-/// How many closures one commit may carry: bounds how long the first of them waits.
-const GROUP_MAX: usize = 128;
+/// What must be free on the disk for others to keep things beside the database.
+const ROOM_BYTES: u64 = 4 << 20;
 
 /// How many idle read-only connections are kept.
 const READERS_KEPT: usize = 4;
@@ -59,9 +61,13 @@ const READERS_KEPT: usize = 4;
 /// What can go wrong in the database itself.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// SQLite said no: disk full, a constraint, a file that is no database.
+    /// SQLite said no: a constraint, a file that is no database.
     #[error("the database failed: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// The transaction could not be put on disk, and the caller does not wait until it can be.
+    /// Nothing of it stands. Says why and what to do.
+    #[error("{0}")]
+    Unwritable(String),
     /// A closure panicked; its transaction was rolled back.
     #[error("a database operation panicked and was rolled back")]
     Panicked,
@@ -107,11 +113,6 @@ impl Deref for Tx<'_> {
     }
 }
 
-/// Called when the group's commit is over: with `true` when it is on disk.
-type Finish = Box<dyn FnOnce(bool) + Send>;
-/// A closure to run in the next group: changes rows, and says how to answer its caller.
-type Job = Box<dyn FnOnce(&Connection, &Clock) -> Finish + Send>;
-
 /// The handle; cloning shares the store.
 #[derive(Clone)]
 pub struct Store {
@@ -121,8 +122,12 @@ pub struct Store {
 struct Shared {
     data_dir: PathBuf,
     clock: Clock,
-    queue: Mutex<VecDeque<Job>>,
+    queue: Mutex<VecDeque<Box<dyn Job>>>,
     writer: Mutex<Option<Writer>>,
+    /// Set while nothing can be written.
+    fault: Mutex<Option<Fault>>,
+    /// Whether nobody waits any more for what cannot be written.
+    hurry: AtomicBool,
     readers: Mutex<Vec<Connection>>,
     changes: Mutex<HashMap<String, watch::Sender<u64>>>,
 }
@@ -130,7 +135,7 @@ struct Shared {
 struct Writer {
     conn: Connection,
     /// Tables touched since the last commit; filled by SQLite's update hook.
-    touched: Arc<Mutex<HashSet<String>>>,
+    touched: Arc<Mutex<Touched>>,
     /// Held as long as the connection is open.
     _lock: lock::DataLock,
 }
@@ -147,7 +152,7 @@ impl Store {
     /// live process holds the directory, and when a newer version wrote the database.
     pub fn open(data_dir: &Path, clock: Clock) -> Result<Self, OpenError> {
         let (lock, conn) = open::open(data_dir)?;
-        let touched = Arc::new(Mutex::new(HashSet::new()));
+        let touched = Arc::new(Mutex::new(Touched::new()));
         let seen = Arc::clone(&touched);
         conn.update_hook(Some(move |_action, _db: &str, table: &str, _row| {
             let mut seen = hold(&seen);
@@ -160,6 +165,8 @@ impl Store {
             clock,
             queue: Mutex::default(),
             writer: Mutex::new(Some(Writer { conn, touched, _lock: lock })),
+            fault: Mutex::default(),
+            hurry: AtomicBool::new(false),
             readers: Mutex::default(),
             changes: Mutex::default(),
         };
@@ -178,28 +185,32 @@ impl Store {
 
     /// Runs `work` in a transaction and answers when it is on disk.
     ///
-    /// When `work` fails, nothing of it is kept. Dropping the future after it was polled does not
+    /// When `work` fails, nothing of it is kept. When the disk is full this waits until there is
+    /// room, however long that takes; `work` is run again then, which is why it can be cloned, and
+    /// why it must do nothing but change rows. Dropping the future after it was polled does not
     /// undo anything: the transaction may still be committed.
     pub async fn write<T, E>(
         &self,
-        work: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, E> + Clone + Send + 'static,
     ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let answer = self.enqueue(work);
+        let (job, answer) = group::job(move |tx: &Tx<'_>| (work.clone())(tx), true);
+        hold(&self.shared.queue).push_back(job);
         let shared = Arc::clone(&self.shared);
         // Under paused test time only a blocking task keeps the clock from jumping, which is why
         // this is not a thread of our own.
-        let ran = tokio::task::spawn_blocking(move || shared.drain()).await;
+        let ran = tokio::task::spawn_blocking(move || shared.drain(false)).await;
         if ran.is_err() {
             return Err(StoreError::Closed.into());
         }
         answer.await.unwrap_or_else(|_closed| Err(StoreError::Closed.into()))
     }
 
-    /// As [`Store::write`], for a thread that may block (the command line).
+    /// As [`Store::write`], for a thread that may block (the command line), and without waiting
+    /// for room on the disk: then it answers with [`StoreError::Unwritable`].
     pub fn write_blocking<T, E>(
         &self,
         work: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
@@ -208,30 +219,32 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let answer = self.enqueue(work);
-        self.shared.drain();
+        let mut work = Some(work);
+        let once = move |tx: &Tx<'_>| match work.take() {
+            Some(work) => work(tx),
+            None => Err(StoreError::Closed.into()),
+        };
+        let (job, answer) = group::job(once, false);
+        hold(&self.shared.queue).push_back(job);
+        self.shared.drain(false);
         answer.blocking_recv().unwrap_or_else(|_closed| Err(StoreError::Closed.into()))
     }
 
-    fn enqueue<T, E>(
-        &self,
-        work: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
-    ) -> oneshot::Receiver<Result<T, E>>
-    where
-        T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
-    {
-        let (tell, answer) = oneshot::channel();
-        let job: Job = Box::new(move |conn, clock| {
-            let outcome = in_savepoint(conn, clock, work);
-            Box::new(move |committed| {
-                let outcome = if committed { outcome } else { Err(StoreError::Closed.into()) };
-                // The caller may have gone; what it asked for has happened all the same.
-                let _ = tell.send(outcome);
-            })
-        });
-        hold(&self.shared.queue).push_back(job);
-        answer
+    /// Why nothing can be written at the moment, if so, and what to do.
+    pub fn fault(&self) -> Option<String> {
+        hold(&self.shared.fault).as_ref().map(|fault| fault.why.clone())
+    }
+
+    /// Whether there is room for more: what others keep beside the database does not wait.
+    pub fn has_room(&self) -> bool {
+        let free = group::free_bytes(&self.shared.data_dir);
+        self.fault().is_none() && free.is_none_or(|free| free >= ROOM_BYTES)
+    }
+
+    /// From now on nobody waits for room on the disk: the program is ending.
+    pub fn hurry(&self) {
+        self.shared.hurry.store(true, Ordering::Relaxed);
+        self.shared.drain(false);
     }
 
     /// Runs `work` on a read-only connection, off the async threads.
@@ -279,80 +292,16 @@ impl Store {
 
     /// Closes the database and gives the data directory's lock back. Safe to repeat.
     pub fn close(&self) {
-        self.shared.drain();
+        self.hurry();
+        self.shared.drain(true);
+        hold(&self.shared.fault).take();
         hold(&self.shared.readers).clear();
         hold(&self.shared.writer).take();
     }
 }
 
-/// Runs one closure in a savepoint of the open group; a failure or panic rolls back only that.
-fn in_savepoint<T, E: From<StoreError>>(
-    conn: &Connection,
-    clock: &Clock,
-    work: impl FnOnce(&Tx<'_>) -> Result<T, E>,
-) -> Result<T, E> {
-    let run = |sql| conn.execute_batch(sql).map_err(|error| E::from(StoreError::Sqlite(error)));
-    run("SAVEPOINT job")?;
-    let tx = Tx { conn, now: clock.millis() };
-    let outcome = catch_unwind(AssertUnwindSafe(|| work(&tx)))
-        .unwrap_or_else(|_panic| Err(StoreError::Panicked.into()));
-    match outcome {
-        Ok(value) => {
-            run("RELEASE job")?;
-            Ok(value)
-        }
-        Err(error) => {
-            run("ROLLBACK TO job; RELEASE job")?;
-            Err(error)
-        }
-    }
-}
-
 impl Shared {
-    /// Commits what is queued. Whoever holds the writer works for all who wait.
-    fn drain(&self) {
-        loop {
-            let mut writer = hold(&self.writer);
-            let group: Vec<Job> = {
-                let mut queue = hold(&self.queue);
-                let size = queue.len().min(GROUP_MAX);
-                queue.drain(..size).collect()
-            };
-            if group.is_empty() {
-                return;
-            }
-            let Some(writer) = writer.as_mut() else {
-                // Closed: dropping the jobs drops their answers, which says so to the callers.
-                return;
-            };
-            let touched = self.commit(writer, group);
-            self.hint(&touched);
-        }
-    }
-
-    /// Runs a group in one transaction, answers its callers, and returns the touched tables.
-    fn commit(&self, writer: &mut Writer, group: Vec<Job>) -> HashSet<String> {
-        if let Err(error) = writer.conn.execute_batch("BEGIN IMMEDIATE") {
-            tracing::error!(%error, "cannot begin a transaction");
-            return HashSet::new();
-        }
-        let finishes: Vec<Finish> =
-            group.into_iter().map(|job| job(&writer.conn, &self.clock)).collect();
-        let committed = match writer.conn.execute_batch("COMMIT") {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(%error, "cannot commit");
-                let _ = writer.conn.execute_batch("ROLLBACK");
-                false
-            }
-        };
-        for finish in finishes {
-            finish(committed);
-        }
-        std::mem::take(&mut *hold(&writer.touched))
-    }
-
-    fn hint(&self, touched: &HashSet<String>) {
+    fn hint(&self, touched: &Touched) {
         let changes = hold(&self.changes);
         for table in touched {
             if let Some(sender) = changes.get(table) {

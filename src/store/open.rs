@@ -119,8 +119,13 @@ pub fn inspect(data_dir: &Path) -> Result<Option<Inspection>, StoreError> {
     }
     let conn = reader(data_dir)?;
     let version = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let check = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    let check = sound(&conn)?;
     Ok(Some(Inspection { version, known: ALL.len() as i64, check }))
+}
+
+/// What SQLite's own check says of the file: `ok`, or the first damage.
+pub fn sound(conn: &Connection) -> Result<String, StoreError> {
+    Ok(conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?)
 }
 
 /// Reads beside whoever owns the database; `None`: there is none yet.

@@ -73,3 +73,100 @@ async fn a_closed_store_says_so_and_frees_its_directory() {
     assert!(matches!(outcome, Err(StoreError::Closed)));
     Store::open(dir.path(), Clock::system()).unwrap();
 }
+
+/// How many pages the database may have; what does not fit meets a full disk.
+fn limit_pages(store: &Store, most: i64) {
+    let writer = hold(&store.shared.writer);
+    let conn = &writer.as_ref().unwrap().conn;
+    // The smallest that SQLite takes is what there is.
+    conn.pragma_update(None, "max_page_count", most).unwrap();
+}
+
+fn put_big(tx: &Tx<'_>, key: &str) -> Result<(), StoreError> {
+    tx.execute("INSERT INTO meta (key, value) VALUES (?1, ?2)", [key, &"x".repeat(200_000)])?;
+    Ok(())
+}
+
+async fn until_faulty(store: &Store) {
+    let faulty = async {
+        while store.fault().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), faulty).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_nothing_can_be_written_writers_wait_and_then_nothing_is_lost_or_doubled() {
+    let (_dir, store) = store();
+    limit_pages(&store, 1);
+    let runs = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let writes: Vec<_> = (0..20)
+        .map(|number| {
+            let (store, runs) = (store.clone(), Arc::clone(&runs));
+            tokio::spawn(async move {
+                let write = store.write(move |tx| {
+                    runs.fetch_add(1, Ordering::Relaxed);
+                    put_big(tx, &format!("k{number}"))
+                });
+                write.await
+            })
+        })
+        .collect();
+    until_faulty(&store).await;
+    assert!(writes.iter().all(|write| !write.is_finished()), "they wait");
+    assert!(!store.has_room());
+    let why = store.fault().unwrap();
+    assert!(why.contains("cannot be written") && why.contains("disk"), "{why}");
+    // Who cannot wait is told, and has changed nothing.
+    let impatient = store.clone();
+    let told = tokio::task::spawn_blocking(move || impatient.write_blocking(|tx| put(tx, "now")));
+    let told = told.await.unwrap();
+    assert!(matches!(&told, Err(StoreError::Unwritable(text)) if *text == why), "{told:?}");
+    assert_eq!(count(&store).await, 0);
+
+    limit_pages(&store, i64::from(i32::MAX));
+    for write in writes {
+        write.await.unwrap().unwrap();
+    }
+    assert_eq!(count(&store).await, 20, "each once");
+    assert!(runs.load(Ordering::Relaxed) > 20, "what was undone was run again");
+    assert_eq!(store.fault(), None);
+    store.write(|tx| put(tx, "later")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_ends_waits_for_no_room() {
+    let (_dir, store) = store();
+    limit_pages(&store, 1);
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.write(|tx| put_big(tx, "k")).await }
+    });
+    until_faulty(&store).await;
+    store.hurry();
+    let told = waiting.await.unwrap();
+    assert!(matches!(told, Err(StoreError::Unwritable(_))), "{told:?}");
+    let told = store.write(|tx| put_big(tx, "k")).await;
+    assert!(matches!(told, Err(StoreError::Unwritable(_))), "{told:?}");
+    store.close();
+    let told = store.write(|tx| put(tx, "late")).await;
+    assert!(matches!(told, Err(StoreError::Closed)), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_commit_that_is_refused_for_good_is_told_and_holds_up_nobody() {
+    let (_dir, store) = store();
+    let refuse = |yes: bool| {
+        let writer = hold(&store.shared.writer);
+        let conn = &writer.as_ref().unwrap().conn;
+        conn.commit_hook(yes.then_some(|| true));
+    };
+    refuse(true);
+    let told = store.write(|tx| put(tx, "k")).await;
+    assert!(matches!(told, Err(StoreError::Unwritable(_))), "{told:?}");
+    assert_eq!(store.fault(), None);
+    refuse(false);
+    store.write(|tx| put(tx, "k")).await.unwrap();
+    assert_eq!(count(&store).await, 1);
+}

@@ -3,11 +3,12 @@
 //! One sync at a time, each response journaled with our own position before the next is asked for.
 //! Not the SDK's own loop: that one waits a second between quick syncs and hands events out after
 //! it has committed its position. When a response cannot be worked through (the homeserver fails
-//! while a gap is paged back, the disk is full), it is tried again until it can: going on would
-//! lose it.
+//! while a gap is paged back), it is tried again until it can: going on would lose it. Nothing is
+//! asked for while the disk is full: the SDK could not keep the keys that come with it.
 //!
 //! **Known race.** A crash before our commit makes the server send the same events again, keys
-//! for devices among them; the SDK recognises those as replays.
+//! for devices among them; the SDK recognises those as replays. A disk that fills up between our
+//! question and the answer can lose such keys; their messages are marked as unreadable then.
 
 use super::gather::Gatherer;
 use super::invites::Invites;
@@ -48,6 +49,9 @@ const POSITION_AGE: Duration = Duration::from_secs(60);
 /// What the SDK keeps our filter's id under. Another filter needs another name: the homeserver's
 /// copy never changes.
 const FILTER_NAME: &str = "musher-1";
+
+/// How often it is looked whether there is room on the disk again.
+const ROOM_TICK: Duration = Duration::from_secs(1);
 
 /// Why the bot stopped hearing.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +103,7 @@ impl MatrixTransport {
         invites.consider_all();
         loop {
             tokio::time::sleep(pace.pause(Instant::now())).await;
+            self.until_there_is_room().await;
             let settings = SyncSettings::new().timeout(poll).filter(filter.clone());
             let response = match self.client.sync_once(settings).await {
                 Ok(response) => response,
@@ -161,6 +166,19 @@ impl MatrixTransport {
         (own.len(), others.len())
     }
 
+    /// Waits while what a sync brings could not be kept.
+    async fn until_there_is_room(&self) {
+        if self.store.has_room() {
+            return;
+        }
+        let data_dir = self.store.data_dir().display();
+        tracing::error!(%data_dir, "the disk is full: nothing is heard until there is room on it");
+        while !self.store.has_room() {
+            tokio::time::sleep(ROOM_TICK).await;
+        }
+        tracing::info!("there is room on the disk again");
+    }
+
     /// Journals a response, for as long as it takes.
     async fn journal(
         &self,
@@ -210,7 +228,8 @@ impl MatrixTransport {
         Ok(())
     }
 
-    /// Waits after an error of our database; gives up when it is closed for good.
+    /// Waits after an error of our database; gives up when it is closed. (A full disk is no error:
+    /// the store itself waits for room.)
     async fn pause(&self, error: &StoreError, backoff: &mut Duration) -> Result<(), RunError> {
         if matches!(error, StoreError::Closed) {
             return Err(RunError::Store(StoreError::Closed));
@@ -241,10 +260,9 @@ impl MatrixTransport {
         }
         let wait = *backoff;
         *backoff = (wait * 2).min(BACKOFF_MAX);
-        tracing::warn!(
-            homeserver = %self.client.homeserver(), error = %outgoing::words(error), wait_s = wait.as_secs(),
-            "cannot hear from the homeserver; trying again"
-        );
+        let (error, wait_s) = (outgoing::words(error), wait.as_secs());
+        let homeserver = self.client.homeserver();
+        tracing::warn!(%homeserver, error, wait_s, "cannot hear from the homeserver; trying again");
         Ok(wait)
     }
 
