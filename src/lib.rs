@@ -36,3 +36,4 @@ pub mod config;
 pub mod failpoint;
 pub mod model;
 pub mod redact;
+pub mod version;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use musher::chat::matrix::{ConnectError, MatrixTransport};
+use musher::chat::matrix::{ConnectError, MatrixTransport, Reach};
 use musher::chat::{Sender, Transport, Typing};
 use musher::clock::Clock;
 use musher::config::MatrixConfig;
@@ -73,10 +73,13 @@ impl Bot {
 
     async fn try_connect(&self) -> Result<(), ConnectError> {
         let store = self.open();
-        let outcome =
-            MatrixTransport::connect(&self.config, "!", store.clone(), Typing::new()).await;
+        let outcome = self.reach(&store, Typing::new()).await;
         store.close();
         outcome.map(drop)
+    }
+
+    async fn reach(&self, store: &Store, typing: Typing) -> Result<Reach, ConnectError> {
+        MatrixTransport::open(&self.config, "!", vec![], store.clone(), typing).await?.reach().await
     }
 
     fn open(&self) -> Store {
@@ -86,9 +89,10 @@ impl Bot {
     async fn start(&mut self) {
         let store = self.open();
         let typing = Typing::new();
-        let transport =
-            MatrixTransport::connect(&self.config, "!", store.clone(), typing.clone()).await;
-        let transport = Arc::new(transport.unwrap());
+        let transport = match self.reach(&store, typing.clone()).await.unwrap() {
+            Reach::Up(transport) => Arc::new(*transport),
+            Reach::Down(_) => panic!("the homeserver is down"),
+        };
         let cancel = CancellationToken::new();
         let sender = Sender::new(store.clone(), Arc::clone(&transport) as Arc<dyn Transport>);
         let (hearing, stop) = (Arc::clone(&transport), cancel.clone());

@@ -3,7 +3,8 @@
 //! **Start.** The data directory's lock first, so that nothing is touched that another server
 //! owns; then what an earlier server left running is swept away, before a session is resumed or a
 //! worktree touched; then the transport; then every service, whose first pass over its rows is its
-//! reconciliation. No order among the services matters: each works from rows.
+//! reconciliation. No order among the services matters: each works from rows. While a homeserver
+//! that knows us is down, everything that needs no room works already.
 //!
 //! **End.** Hearing and dispatching stop first; then the agents, verified; then what was said is
 //! posted; then the database is closed. Each step has a limit, and what is cut off by it goes on
@@ -11,14 +12,14 @@
 
 use crate::agents::{Agents, ProjectPlaces, process};
 use crate::chat::console::Console;
-use crate::chat::matrix::MatrixTransport;
+use crate::chat::matrix::{MatrixTransport, Reach, Unreached};
 use crate::chat::{Sender, Transport, Typing};
 use crate::cli::socket;
 use crate::clock::Clock;
 use crate::commands::Registry as Commands;
 use crate::config::{Config, RuntimeKind};
 use crate::coordinator::Coordinator;
-use crate::dispatcher::{CoordinatorTurns, Dispatcher, ServiceCommands, Settings};
+use crate::dispatcher::{self, CoordinatorTurns, Dispatcher, ServiceCommands, Settings};
 use crate::llm::Llm;
 use crate::llm::prompts::Prompts;
 use crate::llm::tools::ToolHost;
@@ -35,12 +36,16 @@ use anyhow::Context;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How long running turns of the coordinator may take to end at shutdown.
 const TURNS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long running turns of the coordinator may take before the program is replaced by another,
+/// when nobody was in a hurry: longer than a turn that does not hang.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// How long posting what is left may take at shutdown.
 const FLUSH_LIMIT: Duration = Duration::from_secs(8);
@@ -96,6 +101,13 @@ enum Door {
     Console(Arc<Console>),
 }
 
+/// The way to people, when it may not be open yet.
+enum Entrance {
+    Open(Door),
+    /// The homeserver is down.
+    Shut(Box<Unreached>),
+}
+
 impl Door {
     fn transport(&self) -> Arc<dyn Transport> {
         match self {
@@ -108,10 +120,10 @@ impl Door {
 /// When each part is to end.
 #[derive(Clone, Default)]
 struct Ends {
-    /// Hearing and dispatching.
+    /// The dispatcher.
+    dispatch: dispatcher::Ends,
+    /// Hearing.
     intake: CancellationToken,
-    /// Turns that do not end by themselves.
-    hurry: CancellationToken,
     /// Everything that works from rows.
     services: CancellationToken,
     /// Posting.
@@ -121,25 +133,48 @@ struct Ends {
 impl Server {
     async fn serve(self) -> anyhow::Result<Ended> {
         process::become_subreaper();
+        // From here on a signal ends the program in order, however far the start has come.
+        let mut signals = Signals::hear()?;
         let (services, tools) = self.services().await?;
         services.agents.reconcile().await.context("looking after the agents of the last run")?;
         bootstrap::reconcile(&services.projects).await?;
+        for (project, problem) in services.projects.problems().await {
+            tracing::warn!(%project, "nothing can be done in this project: {problem}");
+        }
         let typing = Typing::new();
-        let door = self.door(typing.clone()).await?;
-        self.store.write(upgrade::announce).await?;
-
+        let entrance = tokio::select! {
+            entrance = self.entrance(&services, typing.clone()) => entrance?,
+            why = signals.end() => {
+                tracing::info!(%why, "ending before the start is over");
+                return Ok(Ended::Stopped);
+            }
+        };
         let ends = Ends::default();
-        let mut replaced = services.upgrade.replaced();
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut hearing) = (JoinSet::new(), JoinSet::new());
+        self.start_services(&services, &tools, &ends, &mut tasks);
+        let door = match entrance {
+            Entrance::Open(door) => Ok(door),
+            Entrance::Shut(unreached) => {
+                wait_for_door(*unreached, &services.projects, &mut signals, &mut tasks).await
+            }
+        };
+        let door = match door {
+            Ok(door) => door,
+            Err(ended) => {
+                shut_down(&self.store, None, &ends, (tasks, hearing), TURNS_LIMIT).await;
+                return ended;
+            }
+        };
+        self.store.write(upgrade::announce).await?;
         let sender = Sender::new(self.store.clone(), door.transport());
-        self.start_services(&services, &tools, &sender, &ends, &mut tasks);
-        let mut hearing = JoinSet::new();
+        tasks.spawn(sender.clone().run(ends.sender.clone()));
+        let mut replaced = services.upgrade.replaced();
         self.start_dispatcher(&services, tools, &door, typing, &ends, &mut hearing)?;
         start_hearing(&door, &ends, &mut hearing);
         tracing::info!(version = upgrade::version(), "musher is up");
 
         let outcome = tokio::select! {
-            why = end_signal() => {
+            why = signals.end() => {
                 tracing::info!(%why, "ending");
                 Ok(Ended::Stopped)
             }
@@ -152,11 +187,14 @@ impl Server {
                 Ok(Err(error)) => Err(error),
                 Err(panic) => Err(anyhow::anyhow!("a task broke: {panic}")),
             },
-            Some(ended) = tasks.join_next() => Err(anyhow::anyhow!(
-                "a service ended by itself, which it never should: {ended:?}"
-            )),
+            Some(ended) = tasks.join_next() => Err(broken(ended)),
         };
-        shut_down(&sender, &ends, tasks, hearing).await;
+        let turns_limit = match &outcome {
+            Ok(Ended::Replace(wanted)) if wanted.now => Duration::ZERO,
+            Ok(Ended::Replace(_)) => settle(&ends, &mut signals).await,
+            Ok(Ended::Stopped) | Err(_) => TURNS_LIMIT,
+        };
+        shut_down(&self.store, Some(&sender), &ends, (tasks, hearing), turns_limit).await;
         outcome
     }
 
@@ -186,18 +224,27 @@ impl Server {
     }
 
     /// Connects to where people are.
-    async fn door(&self, typing: Typing) -> anyhow::Result<Door> {
+    async fn entrance(&self, services: &Services, typing: Typing) -> anyhow::Result<Entrance> {
         match self.mode {
-            Mode::Console => Ok(Door::Console(Arc::new(Console::new(self.store.clone())))),
+            Mode::Console => {
+                let console = Arc::new(Console::new(self.store.clone()));
+                Ok(Entrance::Open(Door::Console(console)))
+            }
             Mode::Server => {
                 let matrix = self.config.matrix.as_ref().context(
                     "the configuration has no [matrix] table: run `musher init`, or try \
                      `musher console`",
                 )?;
                 let prefix = &self.config.chat.prefix;
-                let transport =
-                    MatrixTransport::connect(matrix, prefix, self.store.clone(), typing).await?;
-                Ok(Door::Matrix(Arc::new(transport)))
+                let (aliases, store) = (services.projects.aliases(), self.store.clone());
+                let opened = MatrixTransport::open(matrix, prefix, aliases, store, typing).await?;
+                Ok(match opened.reach().await? {
+                    Reach::Up(transport) => {
+                        services.projects.bind_rooms(transport.rooms()).await?;
+                        Entrance::Open(Door::Matrix(Arc::new(*transport)))
+                    }
+                    Reach::Down(unreached) => Entrance::Shut(unreached),
+                })
             }
         }
     }
@@ -207,7 +254,6 @@ impl Server {
         &self,
         services: &Services,
         tools: &Arc<Tools>,
-        sender: &Sender,
         ends: &Ends,
         tasks: &mut JoinSet<()>,
     ) {
@@ -230,7 +276,6 @@ impl Server {
         tasks.spawn(async move { agents.run(pool_end).await });
         let tools = Arc::clone(tools) as Arc<dyn ToolHost>;
         tasks.spawn(socket::serve(services.clone(), Some(tools), end));
-        tasks.spawn(sender.clone().run(ends.sender.clone()));
     }
 
     fn start_dispatcher(
@@ -264,9 +309,9 @@ impl Server {
             transport: door.transport(),
             typing,
         };
-        let (intake, hurry) = (ends.intake.clone(), ends.hurry.clone());
+        let ends = ends.dispatch.clone();
         hearing.spawn(async move {
-            dispatcher.run(intake, hurry).await;
+            dispatcher.run(ends).await;
             Ok(())
         });
         Ok(())
@@ -317,35 +362,85 @@ fn start_hearing(door: &Door, ends: &Ends, hearing: &mut JoinSet<anyhow::Result<
     }
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn end_signal() -> &'static str {
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::error!(%error, "cannot hear SIGTERM");
-            return std::future::pending().await;
-        }
-    };
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        outcome = tokio::signal::ctrl_c() => match outcome {
-            Ok(()) => "Ctrl-C",
-            Err(_) => std::future::pending().await,
-        },
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn hear() -> anyhow::Result<Self> {
+        let hear = |kind| signal(kind).context("cannot hear signals");
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Self { interrupt: hear(interrupt)?, terminate: hear(terminate)? })
     }
+
+    /// Waits for either. Cancel-safe.
+    async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "Ctrl-C",
+        }
+    }
+}
+
+/// Waits until the homeserver answers; otherwise says how the run has ended.
+async fn wait_for_door(
+    unreached: Unreached,
+    projects: &Registry,
+    signals: &mut Signals,
+    tasks: &mut JoinSet<()>,
+) -> Result<Door, anyhow::Result<Ended>> {
+    tokio::select! {
+        reached = unreached.wait() => match reached {
+            Ok(transport) => match projects.bind_rooms(transport.rooms()).await {
+                Ok(()) => Ok(Door::Matrix(Arc::new(transport))),
+                Err(error) => Err(Err(error.into())),
+            },
+            Err(error) => Err(Err(error.into())),
+        },
+        why = signals.end() => {
+            tracing::info!(%why, "ending");
+            Err(Ok(Ended::Stopped))
+        }
+        Some(ended) = tasks.join_next() => Err(Err(broken(ended))),
+    }
+}
+
+fn broken(ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
+    anyhow::anyhow!("a service ended by itself, which it never should: {ended:?}")
+}
+
+/// Lets running turns finish, while commands are still answered and nothing new is begun; says
+/// how long what is left may take.
+async fn settle(ends: &Ends, signals: &mut Signals) -> Duration {
+    ends.dispatch.quiet.cancel();
+    tokio::select! {
+        () = ends.dispatch.idle.cancelled() => {}
+        () = tokio::time::sleep(SETTLE_LIMIT) => {
+            let waited_s = SETTLE_LIMIT.as_secs();
+            tracing::warn!(waited_s, "an answer is not finished in time; it goes on afterwards");
+        }
+        why = signals.end() => tracing::info!(%why, "not waiting any longer"),
+    }
+    TURNS_LIMIT
 }
 
 /// Ends everything in order; see the module's text.
 async fn shut_down(
-    sender: &Sender,
+    store: &Store,
+    sender: Option<&Sender>,
     ends: &Ends,
-    mut tasks: JoinSet<()>,
-    mut hearing: JoinSet<anyhow::Result<()>>,
+    (mut tasks, mut hearing): (JoinSet<()>, JoinSet<anyhow::Result<()>>),
+    turns_limit: Duration,
 ) {
+    // What waits for room on the disk would hold up everybody.
+    store.hurry();
     ends.intake.cancel();
+    ends.dispatch.cancel.cancel();
     let heard = async { while hearing.join_next().await.is_some() {} };
-    if tokio::time::timeout(TURNS_LIMIT, heard).await.is_err() {
-        ends.hurry.cancel();
+    if tokio::time::timeout(turns_limit, heard).await.is_err() {
+        ends.dispatch.hurry.cancel();
         let heard = async { while hearing.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(TURNS_LIMIT, heard).await;
     }
@@ -356,6 +451,7 @@ async fn shut_down(
         tracing::warn!("a service did not end in time; its work goes on at the next start");
         tasks.shutdown().await;
     }
+    let Some(sender) = sender else { return };
     let left = sender.flush(FLUSH_LIMIT).await;
     if left > 0 {
         tracing::warn!(left, "messages are left to be posted at the next start");

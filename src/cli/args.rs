@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// A Matrix bot that runs a team of coding agents on its owner's machines.
 #[derive(Debug, Parser)]
-#[command(name = "musher", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "musher", version = crate::version::version(), propagate_version = true, max_term_width = 100)]
 pub struct Cli {
     /// The configuration; default: $MUSHER_CONFIG, ./musher.toml, ~/.config/musher/musher.toml
     #[arg(short, long, global = true, value_name = "FILE")]

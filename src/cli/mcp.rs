@@ -48,7 +48,7 @@ fn answer(client: &mut Client, agent: &AgentName, message: &Value) -> Option<Val
         "initialize" => Ok(json!({
             "protocolVersion": params["protocolVersion"].as_str().unwrap_or(PROTOCOL),
             "capabilities": { "tools": {} },
-            "serverInfo": { "name": "musher", "version": env!("CARGO_PKG_VERSION") },
+            "serverInfo": { "name": "musher", "version": crate::version::version() },
         })),
         "ping" => Ok(json!({})),
         "tools/list" => list(client, agent),

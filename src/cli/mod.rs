@@ -42,7 +42,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
             client::print(&String::from_utf8_lossy(&out)).map(|()| 0)
         }
         Command::Version => {
-            let version = env!("CARGO_PKG_VERSION");
+            let version = crate::version::version();
             let text = if json {
                 format!("{}\n", json!({ "version": version }))
             } else {

@@ -40,6 +40,7 @@ use crate::store::Store;
 use sessions::Limits;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The person at the console: allowed, and an administrator.
 pub const CONSOLE_PERSON: &str = "@console:local";
@@ -78,6 +79,19 @@ impl Settings {
             admins,
         }
     }
+}
+
+/// How the dispatcher is told to end.
+#[derive(Clone, Default)]
+pub struct Ends {
+    /// No new turn starts; everything else goes on.
+    pub quiet: CancellationToken,
+    /// Set by the dispatcher: it is quiet, and no turn runs any more.
+    pub idle: CancellationToken,
+    /// Nothing more is taken; running turns may finish.
+    pub cancel: CancellationToken,
+    /// Running turns are dropped; they go on after the next start.
+    pub hurry: CancellationToken,
 }
 
 /// The dispatcher and all that it needs.

@@ -1,10 +1,10 @@
 //! The loop: feeds the session machine, and does what it says.
 
-use super::Dispatcher;
 use super::condense::condense;
 use super::ports::{Abandoned, TurnRequest};
 use super::route::{Route, route};
 use super::sessions::{Act, Sessions, Stopped};
+use super::{Dispatcher, Ends};
 use crate::chat::Transport;
 use crate::commands::command::StopOf;
 use crate::commands::{Caller, Command, Lane};
@@ -108,12 +108,13 @@ struct Loop {
     outside: JoinSet<()>,
     /// Set while nothing may start.
     stopped_all: bool,
+    /// Set when nothing new is begun, because the program is about to be replaced.
+    quiet: bool,
 }
 
 impl Dispatcher {
-    /// Runs until `cancel`; then takes nothing more and waits for the running turns, until
-    /// `hurry`. A turn that is dropped then goes on after the next start.
-    pub async fn run(self, cancel: CancellationToken, hurry: CancellationToken) {
+    /// Runs until it is told to end.
+    pub async fn run(self, ends: Ends) {
         let limits = self.settings.limits.clone();
         let mut this = Loop {
             world: self,
@@ -126,14 +127,16 @@ impl Dispatcher {
             stopping: vec![],
             outside: JoinSet::new(),
             stopped_all: false,
+            quiet: false,
         };
-        this.serve(&cancel).await;
-        this.settle(&hurry).await;
+        this.serve(&ends).await;
+        this.settle(&ends.hurry).await;
     }
 }
 
 impl Loop {
-    async fn serve(&mut self, cancel: &CancellationToken) {
+    async fn serve(&mut self, ends: &Ends) {
+        let cancel = &ends.cancel;
         let mut inbox = self.world.store.changes("inbox");
         let mut typing = self.world.typing.subscribe();
         while let Err(error) = self.take_up().await {
@@ -154,6 +157,10 @@ impl Loop {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
+                () = ends.quiet.cancelled(), if !self.quiet => {
+                    self.quiet = true;
+                    self.sessions.set_paused(true);
+                }
                 () = inbox.changed() => {}
                 Some(ended) = self.turns.join_next_with_id() => self.turn_ended(ended).await,
                 Some(_) = self.outside.join_next() => {}
@@ -165,6 +172,9 @@ impl Loop {
             }
             self.abort_overdue();
             self.sessions.tick(Instant::now());
+            if self.quiet && self.turns.is_empty() {
+                ends.idle.cancel();
+            }
         }
     }
 
@@ -203,7 +213,7 @@ impl Loop {
         });
         let (stopped, rows) = read.await?;
         self.stopped_all = stopped;
-        self.sessions.set_paused(stopped);
+        self.sessions.set_paused(stopped || self.quiet);
         let mut newest: HashMap<SessionKey, MessageKey> = HashMap::new();
         for (id, incoming) in rows {
             if incoming.addressed && matches!(incoming.body, IncomingBody::Text { .. }) {
@@ -294,13 +304,17 @@ impl Loop {
         self.world.commands.answer_request(caller, to.clone(), text.clone()).await
     }
 
-    /// Whether the message was the answer to mail that stands in the room, and has gone there.
+    /// Whether the message was the answer to mail that stands in the room, and has gone there: in
+    /// a reply, or in the thread that begins with it.
     async fn is_answered_mail(&self, incoming: &Incoming) -> anyhow::Result<bool> {
-        let IncomingBody::Text { text, reply_to: Some(to) } = &incoming.body else {
-            return Ok(false);
-        };
-        let caller = self.caller(incoming);
-        self.world.commands.answer_mail(caller, to.clone(), text.clone()).await
+        let IncomingBody::Text { text, reply_to } = &incoming.body else { return Ok(false) };
+        for to in reply_to.iter().chain(&incoming.session.thread) {
+            let caller = self.caller(incoming);
+            if self.world.commands.answer_mail(caller, to.clone(), text.clone()).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn talk(&mut self, incoming: Incoming) -> anyhow::Result<()> {

@@ -191,7 +191,11 @@ impl Scene {
             typing: typing.clone(),
         };
         let (cancel, hurry) = (CancellationToken::new(), CancellationToken::new());
-        let task = tokio::spawn(dispatcher.run(cancel.clone(), hurry.clone()));
+        let task = tokio::spawn(dispatcher.run(Ends {
+            cancel: cancel.clone(),
+            hurry: hurry.clone(),
+            ..Ends::default()
+        }));
         Self { dir, store, turns, transport, typing, cancel, hurry, task, said: 0 }
     }
 

@@ -6,7 +6,8 @@ use crate::chat::matrix::UNDECRYPTABLE;
 use crate::config::{AgentConfig, Config, Confinement, ProjectConfig, check_secrets, warnings};
 use crate::project::Project;
 use crate::project::shell::{self, End, ShellCommand};
-use crate::store::{Store, StoreError, inspect, meta, outbox};
+use crate::store::projects::{self, Source};
+use crate::store::{Store, StoreError, inspect, meta, outbox, sound};
 use rusqlite::Connection;
 use std::path::Path;
 use std::time::Duration;
@@ -43,11 +44,11 @@ pub(super) fn config(config: &Config) -> Vec<Check> {
 
 pub(super) async fn database(config: &Config, store: Option<&Store>) -> Check {
     if let Some(store) = store {
-        let read = store.read(|conn| {
-            conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
-                .map_err(StoreError::from)
-        });
-        return match read.await {
+        if let Some(why) = store.fault() {
+            let remedy = "make room, or see to the disk; what waits is written then by itself";
+            return Check::failed("database", why, remedy);
+        }
+        return match store.read(sound).await {
             Ok(text) if text == "ok" => Check::ok("database", "open and sound"),
             Ok(text) => damaged(&text),
             Err(error) => damaged(&error.to_string()),
@@ -91,7 +92,9 @@ pub(super) fn disk(data_dir: &Path) -> Check {
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
     let text = format!("{} MiB free at {}", free >> 20, there.display());
     if free < DISK_FAIL_BYTES {
-        Check::failed("disk", text, "make room: `worktrees clean` removes old worktrees")
+        let places = data_dir.display();
+        let remedy = format!("make room: `du -sh {places}/*/*` shows what takes most of ours");
+        Check::failed("disk", text, &remedy)
     } else if free < DISK_WARN_BYTES {
         Check::warning("disk", text, "make room soon: builds in worktrees need space")
     } else {
@@ -135,14 +138,21 @@ pub(super) fn encryption(config: &Config) -> Check {
     let dir = config.data_dir.join("matrix");
     let session = dir.join("session.json").exists();
     let store = dir.join("store").join("matrix-sdk-crypto.sqlite3").exists();
+    let begun = dir.join("login-as-device").exists();
     match (session, store) {
         (true, true) => Check::ok("encryption", "the crypto store belongs to the session"),
         (false, false) => Check::ok("encryption", "the first login makes the crypto store"),
         (true, false) => Check::failed(
             "encryption",
             format!("the crypto store in {} is gone, its session is not", dir.display()),
-            "restore the directory from a backup; or remove it, and the next start logs in as a \
-             new device that reads no older messages",
+            "restore the directory from a backup; or move it away, and the next start logs in as \
+             a new device that reads no older messages",
+        ),
+        (false, true) if !begun => Check::failed(
+            "encryption",
+            format!("the session in {} is gone, its crypto store is not", dir.display()),
+            "restore session.json from a backup; or move the directory away, and the next start \
+             logs in as a new device that reads no older messages",
         ),
         (false, true) => Check::warning(
             "encryption",
@@ -182,6 +192,24 @@ pub(super) async fn project(id: &str, settings: ProjectConfig) -> Check {
             Check::failed(id, what, remedy)
         }
     }
+}
+
+/// The projects that were made in a chat: the configuration knows nothing of them.
+pub(super) async fn made_in_chat(config: &Config, store: Option<&Store>) -> Vec<ProjectConfig> {
+    let rows = match store {
+        Some(store) => store.read(projects::list).await,
+        None => {
+            let data_dir = config.data_dir.clone();
+            let read = move || crate::store::read_beside(&data_dir, projects::list);
+            match tokio::task::spawn_blocking(read).await {
+                Ok(rows) => rows.map(Option::unwrap_or_default),
+                Err(_panic) => Err(StoreError::Panicked),
+            }
+        }
+    };
+    // A database that cannot be read has its own check.
+    let rows = rows.unwrap_or_default();
+    rows.into_iter().filter(|row| row.source == Source::Chat).map(|row| row.settings).collect()
 }
 
 pub(super) fn confinement(config: &Config) -> Check {

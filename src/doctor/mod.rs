@@ -93,9 +93,10 @@ pub async fn run(config: &Config, store: Option<&Store>, quick: bool) -> Vec<Che
         let id = format!("cli:{}:{}", agent.runtime.as_str(), agent.name);
         checks.push(limited(&id, local::agent(&id, agent)).await);
     }
-    for settings in &config.projects {
+    let made = local::made_in_chat(config, store).await;
+    for settings in config.projects.iter().cloned().chain(made) {
         let id = format!("project:{}", settings.name);
-        checks.push(limited(&id, local::project(&id, settings.clone())).await);
+        checks.push(limited(&id, local::project(&id, settings)).await);
     }
     checks.push(Check::skipped(
         "container",

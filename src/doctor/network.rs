@@ -1,19 +1,15 @@
 //! The checks that ask others: the homeserver and the model.
 
 use super::Check;
+use crate::chat::matrix::trial::{self, Trial};
 use crate::config::{Config, LlmConfig, MatrixConfig, Provider, secret};
 use crate::llm::{Llm, LlmError, Request};
 use crate::model::llm::LlmMessage;
-use reqwest::{Method, StatusCode};
-use secrecy::ExposeSecret;
-use serde_json::{Value, json};
-use std::error::Error;
+use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long a homeserver may take to answer.
-const HTTP_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a model may take for a word.
 const MODEL_TIMEOUT: Duration = Duration::from_secs(40);
 /// Most tokens of that word.
@@ -31,18 +27,19 @@ pub async fn check_homeserver(url: &str) -> Check {
     let id = "homeserver";
     let remedy = "check matrix.homeserver: open its address with /_matrix/client/versions behind \
                   it in a browser";
-    match call(Method::GET, url, "versions", None, None).await {
-        Ok((StatusCode::OK, body)) => {
-            match body["versions"].as_array().and_then(|all| all.last()) {
-                Some(newest) => {
-                    let newest = newest.as_str().unwrap_or("?");
-                    Check::ok(id, format!("{url} speaks Matrix up to {newest}"))
-                }
-                None => Check::failed(id, format!("{url} answers, and is no homeserver"), remedy),
-            }
+    match trial::newest_version(url).await {
+        Trial::Answered(Some(newest)) => {
+            Check::ok(id, format!("{url} speaks Matrix up to {newest}"))
         }
-        Ok((status, _)) => Check::failed(id, format!("{url} answers with {status}"), remedy),
-        Err(why) => Check::failed(id, format!("{url} cannot be reached: {why}"), remedy),
+        Trial::Answered(None) => {
+            Check::failed(id, format!("{url} answers, and is no homeserver"), remedy)
+        }
+        Trial::Refused { status, .. } => {
+            Check::failed(id, format!("{url} answers with {status}"), remedy)
+        }
+        Trial::Unreachable(why) => {
+            Check::failed(id, format!("{url} cannot be reached: {why}"), remedy)
+        }
     }
 }
 
@@ -76,29 +73,37 @@ fn kept_token(file: &Path) -> Option<String> {
 async fn check_session(matrix: &MatrixConfig, token: &str) -> Check {
     let id = "login";
     let url = &matrix.homeserver;
-    match call(Method::GET, url, "v3/account/whoami", Some(token), None).await {
-        Ok((StatusCode::OK, body)) if body["user_id"] == matrix.user_id.as_str() => {
+    match trial::owner_of(url, token).await {
+        Trial::Answered(user) if user == matrix.user_id => {
             Check::ok(id, format!("logged in as {}", matrix.user_id))
         }
-        Ok((StatusCode::OK, body)) => Check::failed(
+        Trial::Answered(user) => Check::failed(
             id,
-            format!("the kept session is that of {}", body["user_id"]),
+            format!("the kept session is that of {user}"),
             "set matrix.user_id to that account, or use another data_dir",
         ),
-        Ok((StatusCode::UNAUTHORIZED, _)) => Check::failed(
+        Trial::Refused { status: 401, .. } => Check::failed(
             id,
             "the homeserver has ended the bot's session",
             "stop the server and move the directory matrix/ out of the data directory; the next \
              start logs in as a new device, which cannot read encrypted messages of before",
         ),
-        Ok((status, body)) => Check::failed(
-            id,
-            format!("the homeserver answers with {status}: {}", said(&body)),
-            "try again later, or ask who runs the homeserver",
-        ),
-        Err(why) => {
+        other @ (Trial::Refused { .. } | Trial::Unreachable(_)) => {
+            not_asked(id, url, &other, "try again later, or ask who runs the homeserver")
+        }
+    }
+}
+
+/// The ends of a question about an account that say nothing about the account.
+fn not_asked<T>(id: &str, url: &str, trial: &Trial<T>, remedy: &str) -> Check {
+    match trial {
+        Trial::Refused { status, why } => {
+            Check::failed(id, format!("the homeserver answers with {status}: {why}"), remedy)
+        }
+        Trial::Unreachable(why) => {
             Check::failed(id, format!("{url} cannot be reached: {why}"), "see the check homeserver")
         }
+        Trial::Answered(_) => Check::skipped(id, "it was answered"),
     }
 }
 
@@ -116,79 +121,26 @@ pub async fn check_login(matrix: &MatrixConfig) -> Check {
             return Check::failed(id, what, remedy);
         }
     };
-    let body = json!({
-        "type": "m.login.password",
-        "identifier": { "type": "m.id.user", "user": matrix.user_id },
-        "password": password.expose_secret(),
-        "initial_device_display_name": "musher doctor",
-    });
     let url = &matrix.homeserver;
     let named = matrix.password_env.clone().unwrap_or_else(|| "the password file".to_owned());
-    match call(Method::POST, url, "v3/login", None, Some(body)).await {
-        Ok((StatusCode::OK, body)) => {
-            if let Some(token) = body["access_token"].as_str() {
-                // The device must not stay behind; if it does, it does no harm.
-                let _ = call(Method::POST, url, "v3/logout", Some(token), Some(json!({}))).await;
-            }
+    match trial::log_in_and_out(url, &matrix.user_id, &password).await {
+        Trial::Answered(()) => {
             Check::ok(id, format!("the password of {} is right", matrix.user_id))
         }
-        Ok((StatusCode::FORBIDDEN, body)) => Check::failed(
+        Trial::Refused { status: 403, why } => Check::failed(
             id,
-            format!("the homeserver refuses the password of {}: {}", matrix.user_id, said(&body)),
+            format!("the homeserver refuses the password of {}: {why}", matrix.user_id),
             &format!("check matrix.user_id and the password in {named}"),
         ),
-        Ok((StatusCode::TOO_MANY_REQUESTS, _)) => Check::warning(
+        Trial::Refused { status: 429, .. } => Check::warning(
             id,
             "the homeserver limits logins; the password was not tried",
             "try again in a minute",
         ),
-        Ok((status, body)) => Check::failed(
-            id,
-            format!("the homeserver answers with {status}: {}", said(&body)),
-            "check that it allows login with a password",
-        ),
-        Err(why) => {
-            Check::failed(id, format!("{url} cannot be reached: {why}"), "see the check homeserver")
+        other @ (Trial::Refused { .. } | Trial::Unreachable(_)) => {
+            not_asked(id, url, &other, "check that it allows login with a password")
         }
     }
-}
-
-fn said(body: &Value) -> &str {
-    body["error"].as_str().unwrap_or("no reason given")
-}
-
-async fn call(
-    method: Method,
-    homeserver: &str,
-    path: &str,
-    token: Option<&str>,
-    body: Option<Value>,
-) -> Result<(StatusCode, Value), String> {
-    let client = reqwest::Client::builder().timeout(HTTP_TIMEOUT).build().map_err(causes)?;
-    let url = format!("{}/_matrix/client/{path}", homeserver.trim_end_matches('/'));
-    let mut request = client.request(method, url);
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    if let Some(body) = body {
-        request = request.json(&body);
-    }
-    let response = request.send().await.map_err(causes)?;
-    let status = response.status();
-    Ok((status, response.json().await.unwrap_or(Value::Null)))
-}
-
-/// An error with what is behind it, without the URL that was asked.
-fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Asks the model for a word.

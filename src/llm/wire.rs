@@ -74,7 +74,7 @@ impl Wire {
         }
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(concat!("musher/", env!("CARGO_PKG_VERSION")))
+            .user_agent(format!("musher/{}", crate::version::plain()))
             // A redirect would carry the key to wherever it points.
             .redirect(reqwest::redirect::Policy::none());
         if is_loopback(&url) {

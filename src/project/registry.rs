@@ -4,15 +4,19 @@
 //! and hardly anybody writes. Who writes a row calls [`Registry::refresh`] after the commit. A
 //! project of the configuration is refreshed from it at every start, so its row never wins over the
 //! file; one that was taken out of the file keeps its row (and items) but is not listed.
+//!
+//! Rooms are known by their ids. An alias of the configuration is resolved by the transport, which
+//! [`Registry::bind_rooms`] tells; until it has been, once, the project has no room of its own.
 
 use super::git::{Git, GitError};
 use crate::config::{Config, LandingMode, ProjectConfig};
 use crate::model::ids::{ProjectName, RoomKey};
 use crate::model::item::QaMode;
+use crate::store::meta;
 use crate::store::projects::{self, ProjectRow, Source};
 use crate::store::{Store, StoreError};
 use rusqlite::Connection;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -29,7 +33,7 @@ pub struct Project {
     pub gates: Vec<String>,
     /// Shell commands run once in a new worktree.
     pub setup: Vec<String>,
-    /// The room bound to it: an id or alias.
+    /// The id of the room bound to it.
     pub room: Option<String>,
     /// Who decides that work is good, unless an item says otherwise.
     pub qa: QaMode,
@@ -165,6 +169,11 @@ pub fn check_name(name: &str) -> Result<(), String> {
     ))
 }
 
+/// The meta row with the id of an alias.
+fn alias_key(alias: &str) -> String {
+    format!("alias:{alias}")
+}
+
 /// The projects. Cloning shares them.
 #[derive(Clone)]
 pub struct Registry {
@@ -175,6 +184,8 @@ struct Shared {
     store: Store,
     /// Names that stand in the configuration now.
     configured: HashSet<ProjectName>,
+    /// Those whose room is named there by an alias.
+    aliases: Vec<(ProjectName, String)>,
     projects: RwLock<BTreeMap<ProjectName, Project>>,
     /// Names that a `new project` of this process is making a project of.
     making: Mutex<HashSet<ProjectName>>,
@@ -195,23 +206,64 @@ impl Drop for Making {
 impl Registry {
     /// Writes the configuration's projects into the store and reads them all.
     pub async fn load(store: &Store, config: &Config) -> Result<Self, StoreError> {
-        let settings = config.projects.clone();
+        let mut settings = config.projects.clone();
         let configured = settings.iter().map(|settings| settings.name.clone()).collect();
+        let aliases = settings.iter().filter_map(|settings| {
+            let alias = settings.room.clone().filter(|room| room.starts_with('#'))?;
+            Some((settings.name.clone(), alias))
+        });
+        let aliases = aliases.collect();
         store
             .write(move |tx| {
-                settings.iter().try_for_each(|settings| projects::upsert_configured(tx, settings))
+                for settings in &mut settings {
+                    if let Some(alias) = settings.room.take_if(|room| room.starts_with('#')) {
+                        settings.room = meta::find(tx, &alias_key(&alias))?;
+                    }
+                    projects::upsert_configured(tx, settings)?;
+                }
+                Ok::<_, StoreError>(())
             })
             .await?;
         let registry = Self {
             shared: Arc::new(Shared {
                 store: store.clone(),
                 configured,
+                aliases,
                 projects: RwLock::default(),
                 making: Mutex::default(),
             }),
         };
         registry.refresh().await?;
         Ok(registry)
+    }
+
+    /// The aliases that the configuration names as projects' rooms.
+    pub fn aliases(&self) -> Vec<String> {
+        self.shared.aliases.iter().map(|(_, alias)| alias.clone()).collect()
+    }
+
+    /// Binds the projects whose room the configuration names by an alias, by the aliases' ids. They
+    /// are remembered for a start at which nobody can be asked.
+    pub async fn bind_rooms(&self, ids: &HashMap<String, String>) -> Result<(), StoreError> {
+        let known = self.shared.aliases.iter().filter_map(|(project, alias)| {
+            Some((project.clone(), alias.clone(), ids.get(alias)?.clone()))
+        });
+        let known: Vec<_> = known.collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let write = self.shared.store.write(move |tx| {
+            for (project, alias, id) in known {
+                meta::set(tx, &alias_key(&alias), &id)?;
+                if let Some(mut row) = projects::find(tx, &project)? {
+                    row.settings.room = Some(id);
+                    projects::upsert_configured(tx, &row.settings)?;
+                }
+            }
+            Ok::<_, StoreError>(())
+        });
+        write.await?;
+        self.refresh().await
     }
 
     /// Reads the rows again, after one was written.

@@ -74,7 +74,7 @@ pub(super) async fn build(
 
 /// What the new binary will call itself: our version and the commit it is built from.
 async fn version_of(source: &Path) -> String {
-    let plain = env!("CARGO_PKG_VERSION").to_owned();
+    let plain = crate::version::plain().to_owned();
     match Git::at(source).describe().await {
         Ok(commit) => format!("{plain}+{commit}"),
         Err(_no_checkout) => plain,

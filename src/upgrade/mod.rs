@@ -9,7 +9,8 @@
 //!
 //! Repeatable: until the request, a crash loses only the build. Which room asked, and the old
 //! version, are stored with the command's end; [`announce`] tells the room at the next start,
-//! also when the process died before it was replaced.
+//! also when the process died before it was replaced. Versions carry the commit they were built
+//! from, which the build is told by a variable.
 
 mod build;
 
@@ -31,13 +32,7 @@ const ANNOUNCEMENT: &str = "upgrade";
 /// Names the source checkout.
 pub const SOURCE: &str = "MUSHER_SOURCE";
 
-/// The version of this binary, with the commit when it was built by `rebuild`.
-pub fn version() -> &'static str {
-    match option_env!("MUSHER_VERSION") {
-        Some(version) => version,
-        None => env!("CARGO_PKG_VERSION"),
-    }
-}
+pub use crate::version::version;
 
 /// Why the program was not rebuilt; the running one goes on.
 #[derive(Debug, thiserror::Error)]
@@ -213,7 +208,9 @@ fn announce_as(tx: &Tx<'_>, replaced: bool) -> Result<(), StoreError> {
         return Ok(());
     };
     let now = version();
-    let text = if replaced || now == to {
+    // Without having been replaced, the new file may have been started all the same; of two
+    // that call themselves alike nobody can tell.
+    let text = if replaced || (now == to && now != from) {
         format!("I am back: musher **{now}** runs now, in place of {from}.")
     } else {
         format!(

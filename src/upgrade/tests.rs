@@ -116,3 +116,17 @@ async fn the_room_is_told_once_what_runs_after_the_restart() {
     }
     assert_eq!(posted(&place.store).len(), 2);
 }
+
+#[tokio::test]
+async fn of_two_versions_that_are_called_alike_none_is_said_to_have_taken_over() {
+    let (place, _) = place("");
+    // Built from the same commit; and the process died before it was replaced.
+    let same = Built { program: "x".into(), version: version().into(), not_installed: None };
+    let write = place.store.write(move |tx| {
+        note(tx, &SessionKey::main("!r".into()), &same)?;
+        announce_as(tx, false)
+    });
+    write.await.unwrap();
+    let posted = posted(&place.store);
+    assert!(posted.last().unwrap().contains("before musher"), "{posted:?}");
+}

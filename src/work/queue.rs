@@ -103,8 +103,7 @@ pub(super) fn room_of(conn: &Connection, item: &Item) -> Result<Option<RoomKey>,
         return Ok(Some(room.clone()));
     }
     let bound = projects::find(conn, &item.project)?.and_then(|project| project.settings.room);
-    // An alias is resolved by the transport, which switches the room to the project.
-    if let Some(room) = bound.filter(|room| room.starts_with('!')) {
+    if let Some(room) = bound {
         return Ok(Some(room.into()));
     }
     Ok(mail::room_of(conn, Some(item.id), "")?)

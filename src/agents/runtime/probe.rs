@@ -50,7 +50,7 @@ pub async fn probe(kind: RuntimeKind, command: Option<&str>) -> Result<ProbeRepo
     match kind {
         RuntimeKind::ClaudeCode => claude(command.unwrap_or("claude")).await,
         RuntimeKind::Api | RuntimeKind::Replay => {
-            Ok(ProbeReport { version: env!("CARGO_PKG_VERSION").to_owned(), warning: None })
+            Ok(ProbeReport { version: crate::version::version().to_owned(), warning: None })
         }
         RuntimeKind::Codex | RuntimeKind::Acp => Err(ProbeError::NotBuiltIn(kind.as_str())),
     }

@@ -15,7 +15,7 @@ use matrix_sdk::{Client, HttpError, SqliteStoreConfig};
 use matrix_sdk_base::crypto::{CollectStrategy, DecryptionSettings, TrustRequirement};
 use matrix_sdk_base::store::StateStoreDataValue;
 use secrecy::{ExposeSecret, SecretString};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -168,14 +168,16 @@ pub enum ConnectError {
         /// Why.
         source: std::io::Error,
     },
-    /// An alias of `allowed_rooms` does not resolve.
+    /// An alias does not resolve.
     #[error(
-        "the alias {alias} in [matrix] allowed_rooms does not resolve ({reason}): correct it, or \
-         name the room by its id"
+        "the alias {alias} in {key} does not resolve ({reason}): correct it, or name the room by \
+         its id"
     )]
     Alias {
         /// The alias.
         alias: String,
+        /// Where it stands in the configuration.
+        key: &'static str,
         /// Why.
         reason: String,
     },
@@ -184,25 +186,33 @@ pub enum ConnectError {
     Store(#[from] StoreError),
 }
 
-/// A client that is logged in.
-pub struct Connected {
+/// A client with a session. Whether that still stands the homeserver has not said yet.
+pub struct Opened {
     /// The client.
     pub client: Client,
+    /// The files of the account.
+    pub files: Files,
+    /// Whether the session is that of an earlier start.
+    pub restored: bool,
+}
+
+/// What only the homeserver can tell.
+pub struct Reached {
     /// The allow-lists.
     pub access: Access,
     /// The bot's display name, if it has one.
     pub display_name: Option<String>,
-    /// The files of the account.
-    pub files: Files,
+    /// The ids of the aliases that were asked for.
+    pub rooms: HashMap<String, String>,
 }
 
-/// Logs in, or restores the session of an earlier start.
-pub async fn connect(config: &MatrixConfig, store: &Store) -> Result<Connected, ConnectError> {
+/// Logs in, or restores the session of an earlier start; the latter asks nobody.
+pub async fn open(config: &MatrixConfig, store: &Store) -> Result<Opened, ConnectError> {
     let user = OwnedUserId::try_from(config.user_id.as_str()).map_err(|error| {
         ConnectError::Config(format!("user_id {:?} is no user id: {error}", config.user_id))
     })?;
     // Both are checked before anything is asked of the homeserver.
-    let entries = room_entries(config)?;
+    room_entries(config)?;
     Access::new(config, None)?;
     let files = Files::new(store.data_dir())?;
     let beginning = files.beginning(&config.homeserver, user.as_str())?;
@@ -211,6 +221,7 @@ pub async fn connect(config: &MatrixConfig, store: &Store) -> Result<Connected, 
         Beginning::Restore(_) => None,
     };
     let client = build(config, &files).await?;
+    let restored = password.is_none();
     match (beginning, password) {
         (Beginning::Login { device_id }, Some((password, secret))) => {
             login(config, &client, &device_id, &password, secret).await?;
@@ -232,13 +243,39 @@ pub async fn connect(config: &MatrixConfig, store: &Store) -> Result<Connected, 
             return Err(ConnectError::NoPassword { user: user.to_string() });
         }
     }
-    let display_name = check_session(config, &client, &files).await?;
-    let rooms = match entries {
+    Ok(Opened { client, files, restored })
+}
+
+/// Asks the homeserver whether the session stands, and for what `config` and `aliases` (those of
+/// the projects' rooms) leave open. Safe to repeat.
+pub async fn reach(
+    config: &MatrixConfig,
+    opened: &Opened,
+    aliases: &[String],
+) -> Result<Reached, ConnectError> {
+    let client = &opened.client;
+    let display_name = check_session(config, client, &opened.files).await?;
+    let allowed = match room_entries(config)? {
         None => None,
-        Some(entries) => Some(resolve(&client, entries).await?),
+        Some(entries) => {
+            let mut rooms = HashSet::new();
+            for entry in entries {
+                rooms.insert(match entry {
+                    RoomEntry::Id(id) => id.to_owned(),
+                    RoomEntry::Alias(alias) => {
+                        resolve(config, client, alias, "[matrix] allowed_rooms").await?
+                    }
+                });
+            }
+            Some(rooms)
+        }
     };
-    let access = Access::new(config, rooms)?;
-    Ok(Connected { client, access, display_name, files })
+    let mut rooms = HashMap::new();
+    for alias in aliases {
+        let id = resolve(config, client, alias, "[[projects]] room").await?;
+        rooms.insert(alias.clone(), id);
+    }
+    Ok(Reached { access: Access::new(config, allowed)?, display_name, rooms })
 }
 
 async fn build(config: &MatrixConfig, files: &Files) -> Result<Client, ConnectError> {
@@ -366,29 +403,28 @@ async fn check_session(
     Ok(name.ok().flatten())
 }
 
+/// The id of a room; `key` is where its alias stands in the configuration.
 async fn resolve(
+    config: &MatrixConfig,
     client: &Client,
-    entries: Vec<RoomEntry<'_>>,
-) -> Result<HashSet<String>, ConnectError> {
-    let mut rooms = HashSet::new();
-    for entry in entries {
-        let id = match entry {
-            RoomEntry::Id(id) => id.to_owned(),
-            RoomEntry::Alias(alias) => {
-                let failed =
-                    |reason: String| ConnectError::Alias { alias: alias.to_owned(), reason };
-                let parsed =
-                    OwnedRoomAliasId::try_from(alias).map_err(|error| failed(error.to_string()))?;
-                let found = client
-                    .resolve_room_alias(&parsed)
-                    .await
-                    .map_err(|error| failed(super::outgoing::words(&error.into())))?;
-                found.room_id.to_string()
-            }
-        };
-        rooms.insert(id);
-    }
-    Ok(rooms)
+    alias: &str,
+    key: &'static str,
+) -> Result<String, ConnectError> {
+    let failed = |reason: String| ConnectError::Alias { alias: alias.to_owned(), key, reason };
+    let parsed = OwnedRoomAliasId::try_from(alias).map_err(|error| failed(error.to_string()))?;
+    let error = match client.resolve_room_alias(&parsed).await {
+        Ok(found) => return Ok(found.room_id.to_string()),
+        Err(error) => error,
+    };
+    let status = error.as_client_api_error().map(|error| error.status_code.as_u16());
+    let reason = super::outgoing::words(&error.into());
+    Err(match status {
+        Some(400..=428 | 430..=499) => failed(reason),
+        // Overloaded or gone since it was asked who we are.
+        Some(_) | None => {
+            ConnectError::Unreachable { homeserver: config.homeserver.clone(), reason }
+        }
+    })
 }
 
 /// The password, and where it came from.

@@ -15,7 +15,7 @@ pub async fn answer(tools: &AgentTools, message: &Value) -> Value {
         "initialize" => json!({
             "protocolVersion": params.get("protocolVersion").cloned().unwrap_or(json!("2025-11-25")),
             "capabilities": {"tools": {}},
-            "serverInfo": {"name": SERVER, "version": env!("CARGO_PKG_VERSION")},
+            "serverInfo": {"name": SERVER, "version": crate::version::version()},
         }),
         "tools/list" => list(tools),
         "tools/call" => call(tools, params, &id).await,
