@@ -4,6 +4,7 @@ use crate::logging;
 use musher::app::{self, Ended, Mode};
 use musher::cli::{Code, Failure};
 use musher::config::{self, Config, ConfigErrors, ProjectConfig};
+use musher::project::Project;
 use musher::store::OpenError;
 use musher::upgrade;
 use std::fs::DirBuilder;
@@ -51,7 +52,7 @@ fn add_project(config: &mut Config, dir: &Path) -> Result<(), Failure> {
     let known = config.projects.iter().position(|project| project.path == path);
     let project = match known {
         Some(position) => config.projects.remove(position),
-        None => ProjectConfig::of_directory(path),
+        None => project_of(path)?,
     };
     if config.projects.iter().any(|other| other.name == project.name) {
         return Err(Failure::new(
@@ -62,6 +63,32 @@ fn add_project(config: &mut Config, dir: &Path) -> Result<(), Failure> {
     }
     config.projects.insert(0, project);
     Ok(())
+}
+
+/// The repository in a directory as a project; its base is the branch that is checked out there.
+fn project_of(path: PathBuf) -> Result<ProjectConfig, Failure> {
+    let refuse = |why: String, hint: &str| {
+        Failure::new(Code::Usage, format!("--project {}: {why}", path.display())).hint(hint)
+    };
+    let mut settings = ProjectConfig::of_directory(path.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(&error.into()))?;
+    runtime.block_on(async {
+        let repository = Project::new(settings.clone(), false);
+        if let Ok(Some(branch)) = repository.git().head_branch().await {
+            settings.base = branch;
+        }
+        match Project::new(settings.clone(), false).check().await {
+            Ok(()) => Ok(settings),
+            Err(error) => {
+                let text = error.to_string();
+                let (why, hint) = text.split_once(": ").unwrap_or((&text, "name another one"));
+                Err(refuse(why.to_owned(), hint))
+            }
+        }
+    })
 }
 
 fn load(given: Option<&Path>) -> Result<Config, Failure> {
