@@ -343,3 +343,23 @@ async fn timers_questions_projects_and_costs() {
     assert!(world.ok("c9", "agents_list", json!({})).await.contains("coder-1 (coder, api): free"));
     assert!(world.ok("c10", "merge_status", json!({})).await.contains("empty"));
 }
+
+/// The coordinator's part of `./scripts/demo`: played whole, so that a tool or an argument that is
+/// called otherwise is seen here and not by a newcomer.
+#[tokio::test]
+async fn every_call_in_the_demos_recording_is_one_that_its_tool_takes() {
+    let text = include_str!("../../config/demo/coordinator.json");
+    let recording = Recording::parse(text).unwrap();
+    let world = world().await;
+    let mut names = vec![];
+    for (number, exchange) in recording.exchanges.iter().enumerate() {
+        for (step, call) in exchange.steps.iter().flat_map(|step| &step.calls).enumerate() {
+            // What the player puts in for the item that the first call filed.
+            let arguments = call.arguments.to_string().replace("{{item}}", "1");
+            let arguments = serde_json::from_str(&arguments).unwrap();
+            world.ok(&format!("call-{number}-{step}"), &call.name, arguments).await;
+            names.push(call.name.as_str());
+        }
+    }
+    assert_eq!(names, ["item_create", "item_start", "items_list", "cost_report"]);
+}

@@ -31,6 +31,21 @@ const NOT_HERE: &[&str] = &[
 /// Tools that write files, withheld from roles that do not.
 const WRITERS: &[&str] = &["Edit", "NotebookEdit", "Write"];
 
+/// Variables by which the CLI is let in without a login of the person's own.
+const KEYS: &[&str] = &[
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_CODE_USE_BEDROCK",
+    "CLAUDE_CODE_USE_VERTEX",
+];
+
+/// Whether the CLI works with the login of the person who runs Musher, which stands in their own
+/// folder: so it is when the agent's environment has nothing else to be let in by.
+fn uses_login(spec: &SpawnSpec) -> bool {
+    !KEYS.iter().chain(&["CLAUDE_CONFIG_DIR"]).any(|name| spec.env.contains_key(*name))
+}
+
 pub(super) fn arguments(spec: &SpawnSpec) -> Vec<String> {
     let mut args: Vec<String> = [
         "-p",
@@ -66,6 +81,10 @@ pub(super) fn arguments(spec: &SpawnSpec) -> Vec<String> {
     }
     push("--disallowedTools", withheld.join(","));
     push("--append-system-prompt", spec.role_prompt.clone());
+    if uses_login(spec) {
+        // Of the person's folder the login is wanted, not their hooks and permissions.
+        push("--setting-sources", "project,local".to_owned());
+    }
     args
 }
 
@@ -81,8 +100,9 @@ pub fn environment(spec: &SpawnSpec) -> BTreeMap<String, String> {
         env.insert(name.to_owned(), value.to_owned());
     }
     env.entry("CLAUDE_CODE_MAX_RETRIES".to_owned()).or_insert(MAX_RETRIES.to_string());
-    // Named in the agent's `env`, the person's own folder (and its login) is used.
-    env.entry("CLAUDE_CONFIG_DIR".to_owned())
-        .or_insert_with(|| spec.state_dir.display().to_string());
+    if !uses_login(spec) {
+        env.entry("CLAUDE_CONFIG_DIR".to_owned())
+            .or_insert_with(|| spec.state_dir.display().to_string());
+    }
     env
 }

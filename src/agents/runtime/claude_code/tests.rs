@@ -83,8 +83,15 @@ async fn start(dir: &Path, body: &str) -> Result<Run, SpawnError> {
     let program = dir.join("claude");
     std::fs::write(&program, format!("{BEGIN}{body}\n")).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let marker = format!("test-{}", Uuid::new_v4());
     let recorded = Arc::new(Recorded(std::sync::Mutex::default()));
+    let spec = spec(dir, &program, &recorded);
+    let marker = spec.marker.clone();
+    let (tell, events) = mpsc::channel(EVENTS_MAX);
+    let session = ClaudeCode.spawn(spec, tell).await?;
+    Ok(Run { _dir: tempfile::tempdir().unwrap(), session, events, marker, recorded })
+}
+
+fn spec(dir: &Path, program: &Path, recorded: &Arc<Recorded>) -> SpawnSpec {
     let tools = AgentTools::new(
         Arc::new(Tools),
         "coder-1".into(),
@@ -94,7 +101,7 @@ async fn start(dir: &Path, body: &str) -> Result<Run, SpawnError> {
         "demo".into(),
         TurnId(1),
     );
-    let spec = SpawnSpec {
+    SpawnSpec {
         tools: Arc::new(tools),
         cwd: dir.to_owned(),
         role_prompt: "You are a test.".to_owned(),
@@ -109,16 +116,33 @@ async fn start(dir: &Path, body: &str) -> Result<Run, SpawnError> {
             worktree: dir.to_owned(),
         },
         env: base_env(&[]),
-        marker: marker.clone(),
+        marker: format!("test-{}", Uuid::new_v4()),
         stderr_log: dir.join("stderr.log"),
         state_dir: dir.join("state"),
         confinement: Confinement::None,
         replay_file: None,
-        recorder: Arc::clone(&recorded) as Arc<dyn Recorder>,
+        recorder: Arc::clone(recorded) as Arc<dyn Recorder>,
+    }
+}
+
+#[test]
+fn without_a_key_the_persons_own_login_is_used_and_nothing_else_of_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = Arc::new(Recorded(std::sync::Mutex::default()));
+    let of = |names: &[&str]| {
+        let mut spec = spec(dir.path(), Path::new("claude"), &recorded);
+        spec.env.extend(names.iter().map(|name| ((*name).to_owned(), "x".to_owned())));
+        let folder = super::environment(&spec).get("CLAUDE_CONFIG_DIR").cloned();
+        let args = super::args::arguments(&spec);
+        let sources = args.iter().position(|arg| arg == "--setting-sources");
+        (folder, sources.map(|at| args[at + 1].clone()))
     };
-    let (tell, events) = mpsc::channel(EVENTS_MAX);
-    let session = ClaudeCode.spawn(spec, tell).await?;
-    Ok(Run { _dir: tempfile::tempdir().unwrap(), session, events, marker, recorded })
+    let ours = Some(dir.path().join("state").display().to_string());
+    assert_eq!(of(&[]), (None, Some("project,local".to_owned())));
+    assert_eq!(of(&["OPENAI_API_KEY"]), (None, Some("project,local".to_owned())));
+    assert_eq!(of(&["ANTHROPIC_API_KEY"]), (ours.clone(), None));
+    assert_eq!(of(&["CLAUDE_CODE_OAUTH_TOKEN"]), (ours, None));
+    assert_eq!(of(&["CLAUDE_CONFIG_DIR"]), (Some("x".to_owned()), None));
 }
 
 impl Run {

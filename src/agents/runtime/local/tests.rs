@@ -75,3 +75,39 @@ async fn a_command_that_hangs_or_leaves_something_behind_does_not_hold_the_agent
         crate::agents::process::find_marked(crate::agents::process::Marked::Exactly(&tools.marker));
     assert_eq!(left, []);
 }
+
+/// The agent's part of `./scripts/demo`, played on the repository of the demo.
+#[tokio::test]
+async fn the_demos_recording_mends_the_demos_repository() {
+    let dir = tempfile::tempdir().unwrap();
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib/sample");
+    for file in std::fs::read_dir(sample).unwrap().map(Result::unwrap) {
+        if file.path().is_file() {
+            std::fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+        }
+    }
+    let tools = tools(dir.path());
+    let prepare = "git init -q && git config user.name a && git config user.email a@b && \
+                   git add -A && git commit -qm Start";
+    assert!(call(&tools, "shell", json!({"command": prepare})).await.0);
+    let test = json!({"command": "python3 -m unittest -q"});
+    assert!(!call(&tools, "shell", test.clone()).await.0, "there is something to mend");
+    let mut others = vec![];
+    for line in include_str!("../../../../config/demo/agent.jsonl").lines() {
+        let play: Value = serde_json::from_str(line).unwrap();
+        let Some(name) = play["tool"].as_str() else { continue };
+        if LocalTools::has(name) {
+            let (ok, text) = call(&tools, name, play["input"].clone()).await;
+            assert!(ok, "{line}: {text}");
+        } else {
+            others.push((name.to_owned(), play["input"].clone()));
+        }
+    }
+    assert!(call(&tools, "shell", test).await.0, "it is mended");
+    let (_, log) = call(&tools, "shell", json!({"command": "git log --oneline | wc -l"})).await;
+    assert!(log.starts_with('2'), "and committed: {log}");
+    // The one that is not its own is the report, with the one argument that it needs.
+    assert_eq!(others.len(), 1, "{others:?}");
+    assert_eq!(others[0].0, "report_done");
+    assert!(others[0].1["summary"].is_string() && others[0].1.as_object().unwrap().len() == 1);
+}
