@@ -358,6 +358,13 @@ async fn wrong_calls_of_the_command_line() {
         assert!(called.stderr.contains(words), "{arguments:?}: {called:?}");
         assert!(called.stdout.is_empty(), "results only: {called:?}");
     }
+    let repository = Repository::new("shop");
+    musher.project(&repository);
+    musher.call(&["items", "create", "Add a calculator"]).await.succeeded();
+    musher.call(&["items", "start", "1"]).await.succeeded();
+    let again = musher.call(&["items", "start", "1"]).await;
+    assert_eq!(again.code, 4, "it is at work already: {again:?}");
+    assert_a_clear_sentence(&again.stderr);
     let called = musher.call(&["status", "99", "--json"]).await;
     let text = format!("{}{}", called.stdout, called.stderr);
     let error: Value = serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{e}: {text}"));

@@ -6,7 +6,8 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
 use crate::support::model_server::{Reply, Request};
-use crate::support::scene::Scene;
+use crate::support::scene::{Scene, is_agent, is_coordinator};
+use crate::support::until;
 
 /// Fails unless `text` holds all of `parts`, each once, in this order.
 fn assert_in_order(text: &str, parts: &[impl AsRef<str>]) {
@@ -89,18 +90,20 @@ async fn eight_messages_during_a_turn_are_one_more_question() {
     assert!(requests[1].mentions("a long question"), "the conversation goes on");
 }
 
+/// How long two hundred messages may take to be sent: three seconds, and as much again for a
+/// machine that runs other stories at the same time.
+const BURST: Duration = Duration::from_secs(6);
+
 #[tokio::test]
 async fn of_two_hundred_messages_none_is_lost() {
-    let scene = Scene::with(|musher| {
-        musher.set("/chat/queue_cap", json!(1000));
-    })
-    .await;
+    let scene = Scene::new().await;
     scene.model.always(Request::is_musher, Reply::text("all right"));
     let all: Vec<String> = (0..200).map(|number| format!("<{number:03}>")).collect();
     let began = Instant::now();
     let sends = all.iter().map(|text| scene.say(text));
-    stream::iter(sends).buffer_unordered(16).collect::<Vec<_>>().await;
-    eprintln!("200 messages were sent in {:?}", began.elapsed());
+    stream::iter(sends).buffer_unordered(32).collect::<Vec<_>>().await;
+    let took = began.elapsed();
+    assert!(took < BURST, "200 messages took {took:?}: that is no burst");
 
     // A conversation holds all that was said; so does the last request, whatever the batches were.
     let told = |request: &Request| -> Vec<String> {
@@ -134,6 +137,39 @@ async fn of_a_hundred_commands_each_is_answered_once() {
     assert_eq!(said.len(), 100, "one answer each");
     assert_eq!(scene.items().await.len(), 100);
     assert!(scene.model.requests().is_empty());
+}
+
+#[tokio::test]
+async fn stop_ends_the_processes_of_a_tool_too() {
+    const GATE: &str = "touch \"$(git rev-parse --git-common-dir)/gate-runs\"; \
+                        setsid sleep 6171 & sleep 6172";
+    let scene = Scene::with(|musher| {
+        musher.built_in_agent("coder-1").set("/projects/0/gates", json!([GATE]));
+    })
+    .await;
+    // The agent never ends its turn: there is a worktree, and nobody else runs the gates.
+    scene.model.always(is_agent, Reply::hang());
+    scene.model.on(|request| {
+        let asked = is_coordinator(request) && request.answers_since_person() == 0;
+        asked.then(|| Reply::call("gates_run", json!({"item": 1})))
+    });
+    scene.ask("!story Add a calculator").await;
+    scene.say("!start 1").await;
+    scene.model.wait_for_requests(1, is_agent).await;
+    scene.say("run the gates, please").await;
+    let ran = scene.repository.path.join(".git/gate-runs");
+    until("the gate runs", || ran.exists().then_some(())).await;
+    let gates = || -> Vec<_> {
+        let all = scene.musher.processes().into_iter();
+        all.filter(|process| process.command.contains("sleep 617")).collect()
+    };
+    until("its processes", || (gates().len() >= 2).then_some(())).await;
+
+    let began = Instant::now();
+    scene.say("!stop").await;
+    scene.hear("topped the answer").await;
+    until("they are ended", || gates().is_empty().then_some(())).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "took {:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::model_server::{Reply, Request};
+use crate::support::musher::Musher;
 use crate::support::repository::Repository;
 use crate::support::scene::{Scene, agents_write, is_agent, is_coordinator, report, shell};
 use crate::support::synapse::Synapse;
@@ -57,14 +58,28 @@ async fn comes_back_and_answers_each_once(scene: &mut Scene, asked: &[&str]) {
         let answers = said.iter().filter(|event| event.body().contains(mark)).count();
         assert_eq!(answers, 1, "answers to {mark}\n{}", scene.ann.print().await);
     }
+    let all = scene.ann.messages_of(&scene.room, &scene.musher.id).await;
+    let hellos = all.iter().filter(|event| event.body() == all[0].body()).count();
+    assert_eq!(hellos, 1, "it said hello once\n{}", scene.ann.print().await);
 }
 
+/// Musher dies at this place from now on: not while it says hello, which passes many of them.
 async fn with_failpoint(name: &str) -> Scene {
+    with_failpoint_and(name, |musher| {
+        musher.built_in_agent("coder-1");
+    })
+    .await
+}
+
+async fn with_failpoint_and(name: &str, adjust: impl FnOnce(&mut Musher)) -> Scene {
     let scene = Scene::with(|musher| {
-        musher.env("MUSHER_FAILPOINT", name).built_in_agent("coder-1");
+        let armed = musher.directory().join("armed").display().to_string();
+        musher.env("MUSHER_FAILPOINT", name).env("MUSHER_FAILPOINT_ARMED", &armed);
+        adjust(musher);
     })
     .await;
     echo(&scene);
+    std::fs::write(scene.musher.directory().join("armed"), "").unwrap();
     scene
 }
 
@@ -74,6 +89,11 @@ async fn a_question_survives(failpoint: &str) {
     scene.say("is this safe? [first]").await;
     dies_at_the_failpoint(&mut scene).await;
     comes_back_and_answers_each_once(&mut scene, &["first"]).await;
+}
+
+#[tokio::test]
+async fn killed_when_a_message_is_heard() {
+    a_question_survives("heard").await;
 }
 
 #[tokio::test]
@@ -148,10 +168,8 @@ async fn a_command_survives(failpoint: &str) {
 
 #[tokio::test]
 async fn killed_when_a_tool_has_had_its_effect() {
-    let mut scene = Scene::with(|musher| {
-        musher.env("MUSHER_FAILPOINT", "tool-done");
-    })
-    .await;
+    let mut scene = with_failpoint("tool-done").await;
+    scene.model.clear_rules();
     scene.model.on(|request| {
         let files = is_coordinator(request) && request.last_user_text().contains("file it");
         let answers = request.answers_since_person();
@@ -197,11 +215,41 @@ async fn work_survives(mut scene: Scene, kill: impl AsyncFnOnce(&mut Scene)) {
     scene.musher.assert_no_process_left().await;
 }
 
+#[tokio::test]
+async fn killed_when_an_agents_process_is_spawned() {
+    work_of_claude_code_survives_at("agent-spawned").await;
+}
+
+#[tokio::test]
+async fn killed_when_an_agent_was_given_its_prompt() {
+    work_of_claude_code_survives_at("agent-prompted").await;
+}
+
+/// Claude Code does the work, and Musher kills itself at `failpoint`.
+async fn work_of_claude_code_survives_at(failpoint: &str) {
+    let scene = with_failpoint_and(failpoint, |musher| {
+        musher.claude_agent("coder-1");
+    })
+    .await;
+    agents_write(&scene.model, "Add a calculator", "calculator.txt");
+    work_survives(scene, async |scene| dies_at_the_failpoint(scene).await).await;
+}
+
 /// The built-in agent does the work, and Musher kills itself at `failpoint`.
 async fn work_survives_at(failpoint: &str) {
     let scene = with_failpoint(failpoint).await;
     agents_write(&scene.model, "Add a calculator", "calculator.txt");
     work_survives(scene, async |scene| dies_at_the_failpoint(scene).await).await;
+}
+
+#[tokio::test]
+async fn killed_when_an_item_is_given_to_an_agent() {
+    work_survives_at("assigned").await;
+}
+
+#[tokio::test]
+async fn killed_when_work_was_checked() {
+    work_survives_at("checked").await;
 }
 
 #[tokio::test]
@@ -225,6 +273,16 @@ async fn killed_when_the_squash_commit_is_made() {
 }
 
 #[tokio::test]
+async fn killed_when_the_merge_has_its_place() {
+    work_survives_at("merge-placed").await;
+}
+
+#[tokio::test]
+async fn killed_when_the_merge_is_tested() {
+    work_survives_at("merge-tested").await;
+}
+
+#[tokio::test]
 async fn killed_when_main_is_about_to_move() {
     work_survives_at("merge-noted").await;
 }
@@ -237,6 +295,35 @@ async fn killed_when_main_has_moved() {
 #[tokio::test]
 async fn killed_when_the_checkout_has_followed() {
     work_survives_at("merge-followed").await;
+}
+
+#[tokio::test]
+async fn killed_when_the_merge_would_be_pushed() {
+    work_survives_at("merge-pushed").await;
+}
+
+#[tokio::test]
+async fn killed_when_the_merge_is_recorded() {
+    work_survives_at("merge-recorded").await;
+}
+
+/// A place that nobody dies at proves nothing.
+#[test]
+fn every_failpoint_has_its_story() {
+    let mut names = std::collections::BTreeSet::new();
+    for (file, text) in crate::architecture::sources() {
+        let quoted = text.split("failpoint(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        names.extend(quoted.map(str::to_owned));
+        if file.starts_with("merge") {
+            let steps = text.split("=> \"merge-").skip(1);
+            let step = |rest: &str| Some(format!("merge-{}", rest.split('"').next()?));
+            names.extend(steps.filter_map(step));
+        }
+    }
+    assert!(names.len() > 15, "{names:?}");
+    let stories = include_str!("crashes.rs");
+    let without = names.iter().filter(|name| !stories.contains(&format!("(\"{name}\")")));
+    assert_eq!(without.collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
 #[tokio::test]

@@ -19,16 +19,26 @@ mod config_errors;
 mod configuration;
 mod console;
 mod crashes;
+mod cross_signing;
+mod doctor;
+mod full_disk;
+mod homeserver_down;
+mod huge;
+mod init;
 mod mail_from_four_processes;
+mod mail_in_rooms;
 mod matrix_transport;
 mod message_to_merge;
 mod new_project;
 mod readme;
 mod rebuild;
 mod reminders;
+mod rooms_by_alias;
 mod sanitised;
 mod second_server;
+mod secrets;
 mod strangers;
+mod verbatim;
 
 /// A story that is in the folder but not in this binary would never run, and nobody would see.
 #[test]

@@ -5,6 +5,7 @@
 
 #![allow(dead_code)]
 
+pub mod disk;
 pub mod encrypted_person;
 pub mod event;
 pub mod figures;
@@ -15,6 +16,7 @@ pub mod processes;
 pub mod repository;
 pub mod scene;
 pub mod synapse;
+pub mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

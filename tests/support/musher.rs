@@ -36,6 +36,8 @@ pub struct Musher {
     configuration: Value,
     environment: BTreeMap<String, String>,
     binary: PathBuf,
+    /// What is put before the binary when it is started.
+    wrapper: Vec<String>,
     directory: TempDir,
     child: Option<Child>,
     log_from: u64,
@@ -130,6 +132,7 @@ impl Musher {
             account,
             configuration,
             binary: program(),
+            wrapper: vec![],
             environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
             directory,
             child: None,
@@ -212,6 +215,12 @@ impl Musher {
         self.env("PATH", &path)
     }
 
+    /// Has the program started by another one, which gets it and its arguments as arguments.
+    pub fn wrap(&mut self, words: &[&str]) -> &mut Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// The directory that everything of this Musher is in.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -256,7 +265,7 @@ impl Musher {
         self.log_from = log.metadata().unwrap().len();
         // When the test binary is killed, so is Musher: nothing may stay behind on the machine.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.binary);
+        command.args(["--pdeathsig", "KILL", "--"]).args(&self.wrapper).arg(&self.binary);
         self.prepare(&mut command, arguments);
         command.stdin(Stdio::null()).stdout(self.open_log("stdout.log")).stderr(log);
         self.child = Some(command.spawn().expect("setpriv and musher run"));
