@@ -39,6 +39,7 @@ mod second_server;
 mod secrets;
 mod strangers;
 mod verbatim;
+mod verdicts;
 
 /// A story that is in the folder but not in this binary would never run, and nobody would see.
 #[test]

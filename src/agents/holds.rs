@@ -54,8 +54,8 @@ pub fn holds(
     let started = sessions::turns_since(conn, minute, limits.max_starts_per_minute)?;
     if started >= limits.max_starts_per_minute {
         reasons.push(format!(
-            "{started} turns were started in the last minute and limits.max_starts_per_minute is \
-             {}",
+            "so many turns were started in the last minute: {started}, and \
+             limits.max_starts_per_minute is {}",
             limits.max_starts_per_minute
         ));
     }

@@ -36,14 +36,17 @@ use crate::config::{AgentConfig, Config, RuntimeKind};
 use crate::llm::tools::ToolHost;
 use crate::model::ids::{AgentName, AgentSessionId, ItemId};
 use crate::model::mail::{MailType, Priority};
-use crate::store::agents::{self as sessions, AgentSession, TurnEvent};
+use crate::store::agents as sessions;
 use crate::store::mail::{self, NewRow};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Tx};
 use runtime::{AgentTools, Runtime, RuntimeEvent, Session};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+/// How much of what is told stands in the mail's subject, in bytes.
+const SUBJECT_BYTES: usize = 120;
 
 /// The agents of this server. Cloning shares them.
 #[derive(Clone)]
@@ -108,43 +111,11 @@ impl Inner {
     }
 }
 
-/// An agent as `agents` and `status` show it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AgentStatus {
-    /// Its configuration.
-    pub config: AgentConfig,
-    /// Its newest session, over or not.
-    pub session: Option<AgentSession>,
-    /// Whether a turn of it runs now.
-    pub in_turn: bool,
-    /// The last that it did.
-    pub last: Option<TurnEvent>,
-    /// Why no agent of its runtime may start, if so.
-    pub paused: Option<String>,
-}
-
-/// How something said to an agent reaches it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    /// At the next step of the turn that runs.
-    Steering,
-    /// In a turn that starts for it.
-    NextTurn,
-}
-
 /// Why nothing was said to an agent.
 #[derive(Debug, thiserror::Error)]
 pub enum TellError {
-    /// There is no such agent.
-    #[error("there is no agent {name}; there are: {known}")]
-    Unknown {
-        /// As typed.
-        name: AgentName,
-        /// Those that there are.
-        known: String,
-    },
     /// It has nothing to do.
-    #[error("{0} has no work now: `start` an item for it, or send it mail")]
+    #[error("{0} has no work now, so nobody would read it: `start N {0}` gives it some")]
     NoWork(AgentName),
     /// There is nothing to say.
     #[error("say something to it: `tell AGENT what to say`")]
@@ -190,73 +161,32 @@ impl Agents {
             tracing::error!("the agents' tools were set twice");
         }
     }
+}
 
-    /// Says something to an agent at work: urgent mail, which steers the turn that runs or starts
-    /// one. Durable when it returns.
-    pub async fn tell(&self, agent: &AgentName, from: &str, text: &str) -> Result<Told, TellError> {
-        if self.inner.agent(agent).is_none() {
-            let known: Vec<&str> =
-                self.inner.config.agents.iter().map(|agent| agent.name.as_str()).collect();
-            return Err(TellError::Unknown { name: agent.clone(), known: known.join(", ") });
-        }
-        if text.trim().is_empty() {
-            return Err(TellError::Empty);
-        }
-        let (name, from, body) = (agent.clone(), from.to_owned(), text.to_owned());
-        let session = self
-            .inner
-            .store
-            .write(move |tx| {
-                let live = sessions::live_sessions_of_agent(tx, &name)?;
-                let Some(session) = live.into_iter().next() else {
-                    return Err(TellError::NoWork(name));
-                };
-                let subject = body.lines().next().unwrap_or_default();
-                let subject = &subject[..subject.floor_char_boundary(120)];
-                mail::insert(
-                    tx,
-                    &NewRow {
-                        from: &from,
-                        to: name.as_str(),
-                        subject,
-                        body: &body,
-                        kind: MailType::Status,
-                        priority: Priority::Urgent,
-                        payload: None,
-                        item: Some(session.item),
-                        thread: None,
-                    },
-                )?;
-                Ok(session)
-            })
-            .await?;
-        let steering = hold(&self.inner.running).contains_key(&session.id);
-        Ok(if steering { Told::Steering } else { Told::NextTurn })
+/// Says something to an agent at work: urgent mail, which steers the turn that runs or starts one.
+/// Returns the item that it is on.
+pub fn tell(tx: &Tx<'_>, agent: &AgentName, from: &str, text: &str) -> Result<ItemId, TellError> {
+    if text.trim().is_empty() {
+        return Err(TellError::Empty);
     }
-
-    /// Every configured agent, in configuration order.
-    pub async fn list(&self) -> Result<Vec<AgentStatus>, StoreError> {
-        let running: HashSet<AgentSessionId> = hold(&self.inner.running).keys().copied().collect();
-        let config = Arc::clone(&self.inner.config);
-        self.inner
-            .store
-            .read(move |conn| {
-                let statuses = config.agents.iter().map(|agent| {
-                    let session = sessions::newest_session_of(conn, &agent.name)?;
-                    let last = match &session {
-                        Some(session) => sessions::session_events(conn, session.id, 1)?.pop(),
-                        None => None,
-                    };
-                    Ok(AgentStatus {
-                        config: agent.clone(),
-                        in_turn: session.as_ref().is_some_and(|s| running.contains(&s.id)),
-                        session,
-                        last,
-                        paused: sessions::pool_pause(conn, agent.runtime)?,
-                    })
-                });
-                statuses.collect()
-            })
-            .await
-    }
+    let live = sessions::live_sessions_of_agent(tx, agent)?;
+    let Some(session) = live.into_iter().next() else {
+        return Err(TellError::NoWork(agent.clone()));
+    };
+    let subject = text.lines().next().unwrap_or_default();
+    mail::insert(
+        tx,
+        &NewRow {
+            from,
+            to: agent.as_str(),
+            subject: &subject[..subject.floor_char_boundary(SUBJECT_BYTES)],
+            body: text,
+            kind: MailType::Status,
+            priority: Priority::Urgent,
+            payload: None,
+            item: Some(session.item),
+            thread: None,
+        },
+    )?;
+    Ok(session.item)
 }

@@ -12,8 +12,8 @@ use crate::llm::tools::{ToolCaller, ToolOutcome, ToolSpec};
 use crate::model::agent::{Failure, Role, SessionState, TurnEnd, Waiting, WaitingFor};
 use crate::model::event::Event;
 use crate::model::llm::Usage;
-use crate::store::agents::{NewReport, NewSession, Turn};
-use crate::store::{Tx, log, meta};
+use crate::store::agents::{AgentSession, NewReport, NewSession, Turn};
+use crate::store::{log, meta};
 use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -241,6 +241,11 @@ impl World {
         self.store.write(work).await.unwrap()
     }
 
+    async fn tell(&self, agent: &str, text: &'static str) -> Result<ItemId, TellError> {
+        let agent = AgentName::from(agent);
+        self.store.write(move |tx| tell(tx, &agent, "@ann:hs", text)).await
+    }
+
     async fn find(&self, session: AgentSessionId) -> AgentSession {
         self.write(move |tx| Ok(sessions::find_session(tx, session)?.unwrap())).await
     }
@@ -364,8 +369,10 @@ async fn a_waiting_session_is_left_alone_until_mail_wakes_it() {
     world.until(session, SessionState::Waiting, 1).await;
     tokio::time::sleep(Duration::from_secs(3000)).await;
     assert_eq!(world.find(session).await.state, SessionState::Waiting);
-    let told = world.agents.tell(&"coder-1".into(), "@ann:hs", "use /tmp @home").await.unwrap();
-    assert_eq!(told, Told::NextTurn);
+    assert_eq!(
+        world.tell("coder-1", "use /tmp @home").await.unwrap(),
+        world.find(session).await.item
+    );
     world.until(session, SessionState::Completed, 2).await;
     assert!(hold(&world.heard)[1].contains("use /tmp @home"));
     let unread = world.write(|tx| mail::has_waiting(tx, "coder-1", i64::MAX)).await;
@@ -379,8 +386,7 @@ async fn what_is_told_to_a_running_turn_steers_it() {
     let session = world.session().await;
     world.run();
     world.until(session, SessionState::InTurn, 0).await;
-    let told = world.agents.tell(&"coder-1".into(), "@ann:hs", "stop that").await.unwrap();
-    assert_eq!(told, Told::Steering);
+    world.tell("coder-1", "stop that").await.unwrap();
     for _ in 0..100 {
         if hold(&world.heard).len() == 2 {
             break;
@@ -388,8 +394,8 @@ async fn what_is_told_to_a_running_turn_steers_it() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert!(hold(&world.heard)[1].contains("stop that"));
-    let nobody = world.agents.tell(&"coder-9".into(), "@ann:hs", "x").await;
-    assert!(matches!(nobody, Err(TellError::Unknown { .. })));
+    assert!(matches!(world.tell("coder-9", "x").await, Err(TellError::NoWork(_))));
+    assert!(matches!(world.tell("coder-1", " ").await, Err(TellError::Empty)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -425,7 +431,8 @@ async fn a_runtime_that_is_not_logged_in_is_paused_and_said_once() {
     let paused = events.iter().filter(|event| matches!(event, Event::PoolPaused { .. }));
     assert_eq!(paused.count(), 1);
     assert_eq!(world.deaths().await.len(), 0);
-    assert_eq!(world.agents.list().await.unwrap()[0].paused.as_deref(), Some("it failed"));
+    let paused = world.write(|tx| sessions::pool_pause(tx, RuntimeKind::Acp)).await;
+    assert_eq!(paused.as_deref(), Some("it failed"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use crate::llm::tools::ToolHost;
 use crate::mail::Directory;
 use crate::merge::MergeService;
 use crate::project::{Registry, bootstrap};
-use crate::services::Services;
+use crate::services::{Runs, Services};
 use crate::store::Store;
 use crate::timers::TimerService;
 use crate::tools::Tools;
@@ -217,6 +217,7 @@ impl Server {
             config,
             config_dir,
             projects,
+            runs: Runs::default(),
         };
         let tools = Arc::new(Tools::new(services.clone()));
         agents.set_tools(tools.clone());

@@ -308,11 +308,14 @@ fn start(
         return Err(Failure::new(Code::NotFound, format!("there is no agent {agent}"))
             .hint("`musher agents` lists them"));
     }
-    let person = ctx.person();
+    let (person, config) = (ctx.person(), Arc::clone(&ctx.config));
     let lead = by.map(|by| ctx.lead(by)).transpose()?;
     let role = agent.as_ref().and_then(|agent| ctx.directory.role_of(agent.as_str()));
     ctx.write(key, move |tx| {
         let origin = origin(tx, lead.as_ref(), &person);
+        if let Some(agent) = &agent {
+            work::check_pin(&config, agent, &work::find(tx, item)?)?;
+        }
         to_json(&match &lead {
             Some(lead) => {
                 let agent = agent.as_ref().zip(role);

@@ -1,20 +1,16 @@
 //! The commands that change work, each one call on `work` in the command's transaction.
 
 use super::command::MoveTarget;
-use super::context::{Context, refused};
+use super::context::{Context, refused, sentence};
 use super::{Command, CommandError};
+use crate::agents::{self, TellError};
 use crate::clock::from_millis;
 use crate::model::ids::{AgentName, ItemId};
 use crate::model::item::{Item, Kind, QaMode};
-use crate::model::mail::{MailType, Priority};
 use crate::model::stage::{Stage, StageEvent};
-use crate::store::mail::NewRow;
 use crate::store::requests::Request;
-use crate::store::{Tx, agents as sessions, mail, meta};
+use crate::store::{Tx, meta};
 use crate::work::{self, ItemChange, NewItem, Verdict};
-
-/// How much of what is told stands in the mail's subject, in bytes.
-const SUBJECT_BYTES: usize = 120;
 
 /// `story NAME` and its kin
 pub fn new_item(
@@ -244,27 +240,13 @@ pub fn tell(
     text: &str,
 ) -> Result<String, CommandError> {
     context.check_agent(agent)?;
-    let Some(session) = sessions::live_sessions_of_agent(tx, agent)?.into_iter().next() else {
-        return refused(format!(
-            "{agent} has no work now, so nobody would read it. `start N {agent}` gives it some."
-        ));
-    };
-    let subject = text.lines().next().unwrap_or_default();
-    mail::insert(
-        tx,
-        &NewRow {
-            from: context.caller.person.as_str(),
-            to: agent.as_str(),
-            subject: &subject[..subject.floor_char_boundary(SUBJECT_BYTES)],
-            body: text,
-            kind: MailType::Status,
-            priority: Priority::Urgent,
-            payload: None,
-            item: Some(session.item),
-            thread: None,
-        },
-    )?;
-    Ok(format!("Told {agent}, who is on #{}; it reads it at its next step.", session.item))
+    match agents::tell(tx, agent, context.caller.person.as_str(), text) {
+        Ok(item) => Ok(format!("Told {agent}, who is on #{item}; it reads it at its next step.")),
+        Err(TellError::Store(error)) => Err(error.into()),
+        Err(refusal @ (TellError::NoWork(_) | TellError::Empty)) => {
+            refused(sentence(&refusal.to_string()))
+        }
+    }
 }
 
 /// `resume all`

@@ -173,7 +173,7 @@ fn waits_for(entry: &Entry) -> String {
         | Stage::Done { .. }
         | Stage::Archived { .. } => String::new(),
         Stage::Blocked { reason, .. } => format!("blocked: {}", one_line(reason, REASON_CHARS)),
-        Stage::ReviewHold { .. } => format!("waits for you: `approve {0}`, `reject {0}`", item.id),
+        Stage::ReviewHold { .. } => format!("waits for your verdict: `approve {}`", item.id),
         Stage::Merge { .. } => place_in_queue(entry.place.as_ref()),
         Stage::MergeFailure { kind, .. } => format!("merge failed: {}", failure(kind)),
         Stage::MergeFailureFinal { kind, .. } => {

@@ -134,7 +134,7 @@ fn as_plain_text_an_item_is_a_line_in_its_column() {
 - ❄️ #6 Later · frozen in coding
 
 **QA**
-- ✋ #8 Page 2 shows twice · waits for you: `approve 8`, `reject 8`
+- ✋ #8 Page 2 shows twice · waits for your verdict: `approve 8`
 
 **Merge**
 - 🔀 #9 Sort the orders · being merged
@@ -165,7 +165,7 @@ fn as_rich_text_it_is_headings_and_lists() {
 </ul>
 <p><strong>QA</strong></p>
 <ul>
-<li>✋ #8 Page 2 shows twice · waits for you: <code>approve 8</code>, <code>reject 8</code></li>
+<li>✋ #8 Page 2 shows twice · waits for your verdict: <code>approve 8</code></li>
 </ul>
 <p><strong>Merge</strong></p>
 <ul>
@@ -230,7 +230,7 @@ fn on_a_telephone_a_line_is_at_most_five_lines_and_nothing_needs_to_be_scrolled(
 
 **QA**
 - ✋ #8 Page 2 shows twice · waits for
-  you: `approve 8`, `reject 8`
+  your verdict: `approve 8`
 
 **Merge**
 - 🔀 #9 Sort the orders · being merged

@@ -41,6 +41,22 @@ pub enum Command {
     Version,
     /// `doctor`
     Doctor,
+    /// `git`
+    Git,
+    /// `unreleased`
+    Unreleased,
+    /// `run tests [N]`
+    RunTests {
+        /// The item in whose worktree; `None`: the base branch.
+        item: Option<ItemId>,
+    },
+    /// `worktrees`
+    Worktrees,
+    /// `worktrees clean --confirm`
+    WorktreesClean {
+        /// Whether they meant it.
+        confirmed: bool,
+    },
     /// `whoami`
     Whoami,
     /// `story NAME` and its kin: the first line is the name, the rest the body.
@@ -301,6 +317,7 @@ impl Command {
             | Command::ResumeAll
             | Command::NewProject(_)
             | Command::Delete { .. }
+            | Command::WorktreesClean { .. }
             | Command::Stop(StopOf::All) => true,
             Command::Help { .. }
             | Command::Status(_)
@@ -313,6 +330,10 @@ impl Command {
             | Command::Cost(_)
             | Command::Version
             | Command::Doctor
+            | Command::Git
+            | Command::Unreleased
+            | Command::RunTests { .. }
+            | Command::Worktrees
             | Command::Whoami
             | Command::NewItem { .. }
             | Command::Start { .. }
@@ -352,6 +373,11 @@ impl Command {
             | Command::Status(_)
             | Command::Diff(_)
             | Command::Doctor
+            | Command::Git
+            | Command::Unreleased
+            | Command::RunTests { .. }
+            | Command::Worktrees
+            | Command::WorktreesClean { .. }
             | Command::Delete { .. }
             | Command::NewProject(_)
             | Command::Rebuild { .. } => Lane::Outside,

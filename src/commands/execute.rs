@@ -156,6 +156,11 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         Command::Status(_)
         | Command::Diff(_)
         | Command::Doctor
+        | Command::Git
+        | Command::Unreleased
+        | Command::RunTests { .. }
+        | Command::Worktrees
+        | Command::WorktreesClean { .. }
         | Command::Stop(_)
         | Command::Delete { .. }
         | Command::NewProject(_)

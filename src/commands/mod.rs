@@ -7,6 +7,7 @@
 
 mod act;
 mod board;
+mod checks;
 pub mod command;
 mod context;
 mod execute;
@@ -14,11 +15,13 @@ mod help;
 mod outside;
 pub mod page;
 mod parse;
+mod repo;
 mod room;
 mod see;
 mod spec;
 mod triage;
 mod verdict;
+mod worktrees;
 
 pub use command::{Command, Lane};
 pub use context::Context;

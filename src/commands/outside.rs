@@ -3,7 +3,7 @@
 use super::command::{NewProjectArgs, StatusOf, StopOf};
 use super::context::{Context, fenced, refused, sentence};
 use super::execute::{answer, post};
-use super::{Command, CommandError, board, triage};
+use super::{Command, CommandError, board, checks, repo, triage, worktrees};
 use crate::doctor;
 use crate::model::chat::Outgoing;
 use crate::model::ids::ItemId;
@@ -23,6 +23,14 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CommandError
         Command::Status(StatusOf::Here) => board::board(context, false).await?,
         Command::Status(StatusOf::All) => board::board(context, true).await?,
         Command::Status(StatusOf::Item(item)) => triage::status(context, item).await?,
+        Command::Git => repo::git(context).await?,
+        Command::Unreleased => repo::unreleased(context).await?,
+        Command::RunTests { item } => checks::run_tests(context, item).await?,
+        Command::Worktrees => worktrees::list(context).await?,
+        Command::WorktreesClean { confirmed: false } => {
+            format!("Nothing is removed yet.\n\n{}", worktrees::list(context).await?)
+        }
+        Command::WorktreesClean { confirmed: true } => worktrees::clean(context).await?,
         Command::Diff(item) => triage::diff(context, item).await?,
         Command::Doctor => {
             let Services { config, store, .. } = &context.services;
@@ -41,6 +49,19 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CommandError
 
 /// `stop N`: first the item, so that nobody is started in its place, then its agents.
 async fn stop_item(context: &Context, id: ItemId) -> Result<String, CommandError> {
+    let runs = context.services.runs.stop_item(id);
+    match stop_work(context, id).await {
+        Ok(said) if runs.is_empty() => Ok(said),
+        Ok(said) => Ok(format!("{said} Also stopped {}.", runs.join(", "))),
+        // Nobody was at work: what was stopped are the gates that somebody ran by hand.
+        Err(CommandError::Refused(_)) if !runs.is_empty() => {
+            Ok(format!("Stopped {}.", runs.join(", ")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn stop_work(context: &Context, id: ItemId) -> Result<String, CommandError> {
     let here = context.clone();
     let write = context.services.store.write(move |tx| {
         let item = here.item(tx, id)?;
@@ -93,6 +114,7 @@ async fn stop_all(context: &Context) -> Result<String, CommandError> {
     let who = context.caller.person.0.clone();
     let write = context.services.store.write(move |tx| meta::set(tx, meta::STOPPED_ALL, &who));
     write.await?;
+    context.services.runs.stop_all();
     let why = format!("everything was stopped by {}", context.caller.person);
     let stopped = context.services.agents.stop_all(&why).await?;
     let agents: Vec<String> = stopped

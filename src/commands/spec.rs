@@ -58,6 +58,8 @@ pub const SPECS: &[Spec] = &[
     spec("cost", Bare::Whole, cost),
     spec("version", Bare::Whole, |rest| nothing(rest, Command::Version)),
     spec("doctor", Bare::Whole, |rest| nothing(rest, Command::Doctor)),
+    spec("git", Bare::Whole, |rest| nothing(rest, Command::Git)),
+    spec("unreleased", Bare::Whole, |rest| nothing(rest, Command::Unreleased)),
     spec("whoami", Bare::Whole, |rest| nothing(rest, Command::Whoami)),
     spec("story", Bare::Colon, |rest| new_item(rest, Kind::Story)),
     spec("bug", Bare::Colon, |rest| new_item(rest, Kind::Bug)),
@@ -88,10 +90,13 @@ pub const SPECS: &[Spec] = &[
     spec("supersede", Bare::Whole, supersede),
     spec("qa", Bare::Whole, qa),
     spec("delete", Bare::Whole, delete),
+    spec("run tests", Bare::Whole, run_tests),
     spec("tell", Bare::Whole, tell),
     spec("projects", Bare::Whole, |rest| nothing(rest, Command::Projects)),
     spec("switch", Bare::Whole, switch),
     spec("new project", Bare::Whole, new_project),
+    spec("worktrees", Bare::Whole, |rest| nothing(rest, Command::Worktrees)),
+    spec("worktrees clean", Bare::Whole, worktrees_clean),
     spec("remind", Bare::Reminder, remind),
     spec("timers", Bare::Whole, |rest| nothing(rest, Command::Timers)),
     spec("timer cancel", Bare::Whole, timer_cancel),
@@ -262,6 +267,19 @@ fn qa(rest: &str) -> Result<Command, Misuse> {
     match QaMode::ALL.into_iter().find(|known| known.as_str() == mode) {
         Some(mode) => Ok(Command::Qa { item, mode }),
         None => Err("say who decides: `gates`, `agent` or `human`".to_owned()),
+    }
+}
+
+fn run_tests(rest: &str) -> Result<Command, Misuse> {
+    let item = if rest.trim().is_empty() { None } else { Some(item_only(rest)?) };
+    Ok(Command::RunTests { item })
+}
+
+fn worktrees_clean(rest: &str) -> Result<Command, Misuse> {
+    match rest.trim() {
+        "" => Ok(Command::WorktreesClean { confirmed: false }),
+        "--confirm" => Ok(Command::WorktreesClean { confirmed: true }),
+        other => end(other).map(|()| Command::WorktreesClean { confirmed: false }),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Commands on a real store, through the real services; no model, no agent, no room.
 
+mod remedies;
+mod repository;
 mod works;
 
 use super::*;
@@ -10,7 +12,7 @@ use crate::llm::Llm;
 use crate::mail::Directory;
 use crate::model::chat::{Incoming, IncomingBody, Outgoing};
 use crate::model::ids::RoomKey;
-use crate::services::Services;
+use crate::services::{Runs, Services};
 use crate::store::{Store, StoreError, inbox, outbox};
 use crate::upgrade::Upgrade;
 use chrono::Utc;
@@ -65,6 +67,7 @@ impl Desk {
             store,
             config,
             projects,
+            runs: Runs::default(),
         };
         Self { _dir: dir, services, registry: Arc::new(Registry::builtin()), asked: 0 }
     }

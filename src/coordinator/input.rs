@@ -236,4 +236,32 @@ mod tests {
             told.starts_with("<message from=\"Ada x (@a:hs)\" at=\"1970-01-01 00:00 UTC\">\nhi")
         );
     }
+
+    #[tokio::test]
+    async fn after_a_busy_night_the_newest_is_told_and_the_rest_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = crate::store::Store::open(dir.path(), crate::clock::Clock::system()).unwrap();
+        let rows = ROWS_MAX as i64 + 100;
+        let write = store.write(move |tx| {
+            for number in 1..=rows {
+                let what = format!("warning {number}");
+                log::append_event(tx, &Event::BudgetReached { what, room: None })?;
+            }
+            Ok::<_, StoreError>(())
+        });
+        write.await.unwrap();
+        let key = SessionKey::main("!a:hs".into());
+        let read = store.read(move |conn| {
+            let session = Session { epoch: 0, notes_seen: 0, events_seen: 40, model: None };
+            news(conn, &key, &session, None)
+        });
+        let told = read.await.unwrap();
+        assert_eq!(told.events, rows);
+        let block = told.block.unwrap();
+        assert!(block.contains(&format!("warning {rows}\n")), "{block}");
+        // 40 were told before.
+        assert!(block.contains("60 older rows"), "{block}");
+        assert!(block.contains(&format!("({} earlier ones are left out", ROWS_MAX - NOTES_MAX)));
+        assert_eq!(block.matches("warning").count(), NOTES_MAX);
+    }
 }

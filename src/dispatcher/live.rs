@@ -82,6 +82,10 @@ impl CommandRunner for ServiceCommands {
         commands::answer_mail(self.context(caller), to, text).await
     }
 
+    fn stop_runs(&self, session: &SessionKey) -> Vec<String> {
+        self.services.runs.stop_session(session)
+    }
+
     fn names(&self) -> Names {
         let agents = self.services.config.agents.iter().map(|agent| agent.name.clone());
         let projects = self.services.projects.list().into_iter().map(|project| project.name);

@@ -76,6 +76,9 @@ pub trait CommandRunner: Send + Sync + 'static {
         text: String,
     ) -> anyhow::Result<bool>;
 
+    /// Ends the checks that were started in a conversation; returns what they were.
+    fn stop_runs(&self, session: &SessionKey) -> Vec<String>;
+
     /// What exists, for the parser.
     fn names(&self) -> Names;
 }

@@ -54,6 +54,8 @@ struct Stopping {
     key: MessageKey,
     session: SessionKey,
     stopped: Stopped,
+    /// Checks that were started here and are ended.
+    runs: Vec<String>,
     reset: bool,
 }
 
@@ -382,12 +384,10 @@ impl Loop {
             Lane::Session if command == Command::Retry => self.retry(incoming).await,
             Lane::Session => {
                 let stopped = self.sessions.stop(&incoming.session);
-                let stopping = Stopping {
-                    key: incoming.key,
-                    session: incoming.session,
-                    stopped,
-                    reset: command == Command::Reset,
-                };
+                let reset = command == Command::Reset;
+                let runs = if reset { vec![] } else { commands.stop_runs(&incoming.session) };
+                let stopping =
+                    Stopping { key: incoming.key, session: incoming.session, stopped, runs, reset };
                 // A window or queue may just have been noted as batched in this pass.
                 self.write_marks().await?;
                 if stopping.stopped.running {
@@ -404,7 +404,7 @@ impl Loop {
     async fn finish_stop(&self, stopping: Stopping, batch: Vec<MessageKey>) -> anyhow::Result<()> {
         let turns = Arc::clone(&self.world.turns);
         let write = self.world.store.write(move |tx| {
-            let Stopping { key, session, stopped, reset } = stopping;
+            let Stopping { key, session, stopped, runs, reset } = stopping;
             let mut keys: Vec<MessageKey> =
                 stopped.dropped.iter().map(|message| message.key.clone()).collect();
             keys.extend(batch);
@@ -412,7 +412,7 @@ impl Loop {
             if reset {
                 turns.reset(tx, &session)?;
             }
-            let text = if reset { reset_text(&stopped) } else { stop_text(&stopped) };
+            let text = if reset { reset_text(&stopped) } else { stop_text(&stopped, &runs) };
             outbox::enqueue(tx, &Outgoing::text(session, text), Some(&format!("answer:{key}")))?;
             inbox::mark_done(tx, &[key])?;
             Ok::<(), StoreError>(())
@@ -627,7 +627,14 @@ fn waiting_text(stopped: &Stopped) -> Option<String> {
     })
 }
 
-fn stop_text(stopped: &Stopped) -> String {
+fn stop_text(stopped: &Stopped, runs: &[String]) -> String {
+    if !runs.is_empty() {
+        let rest = match (stopped.running, &stopped.dropped[..]) {
+            (false, []) => String::new(),
+            _ => format!(" {}", stop_text(stopped, &[])),
+        };
+        return format!("Stopped {}.{rest}", runs.join(", "));
+    }
     match (stopped.running, waiting_text(stopped)) {
         (true, None) => "Stopped the answer that I was writing. Nothing was waiting.".to_owned(),
         (true, Some(waiting)) => {
@@ -644,6 +651,6 @@ fn reset_text(stopped: &Stopped) -> String {
     let begun = "A new conversation begins here. Items, agents and timers stay.";
     match (stopped.running, waiting_text(stopped)) {
         (false, None) => begun.to_owned(),
-        (true, None) | (_, Some(_)) => format!("{} {begun}", stop_text(stopped)),
+        (true, None) | (_, Some(_)) => format!("{} {begun}", stop_text(stopped, &[])),
     }
 }

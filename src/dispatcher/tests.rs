@@ -116,6 +116,10 @@ impl CommandRunner for FakeCommands {
         Ok(false)
     }
 
+    fn stop_runs(&self, _: &SessionKey) -> Vec<String> {
+        vec![]
+    }
+
     fn names(&self) -> Names {
         Names::default()
     }

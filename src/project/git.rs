@@ -12,6 +12,7 @@
 //! NUL-terminated. What git says on stderr is redacted before it is kept.
 
 mod call;
+mod history;
 mod query;
 mod read;
 mod refs;
@@ -19,6 +20,7 @@ mod remote;
 mod worktrees;
 
 pub use call::GitError;
+pub use history::Landed;
 pub use query::{ChangedFile, DiffText, FileChange};
 pub use refs::{Identity, MergeTree, RefUpdate};
 pub use remote::Push;

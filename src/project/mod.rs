@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod git;
 pub mod registry;
+pub mod scratch;
 pub mod shell;
 mod stacks;
 pub mod worktree;

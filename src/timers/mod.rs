@@ -67,7 +67,7 @@ pub fn set(tx: &Tx<'_>, timer: &NewTimer) -> Result<(TimerId, String), TimerErro
         }
         TimerKind::Start | TimerKind::Resume => {
             if timer.item.is_none() {
-                return invalid("say which item: `start 12 at 02:00`".to_owned());
+                return invalid("say which item is to be started then".to_owned());
             }
         }
     }

@@ -75,6 +75,7 @@ pub(super) async fn world_with(more: &str) -> World {
         agents: Agents::new(store.clone(), Arc::clone(&config), Arc::new(places)),
         projects,
         config,
+        runs: crate::services::Runs::default(),
     };
     World { _dir: dir, store, tools: Tools::new(services) }
 }
@@ -256,6 +257,34 @@ async fn what_cannot_be_undone_wants_a_persons_words() {
     let args = json!({"name": "other"});
     let made = world.call(&coordinator(5, "hello"), "c8", "project_create", args).await;
     assert!(made.is_error && made.text.contains("create the project other"), "{}", made.text);
+}
+
+#[tokio::test]
+async fn a_change_of_what_was_seen_before_somebody_else_changed_it_is_refused() {
+    let world = world().await;
+    world.ok("c1", "item_create", json!({"name": "x"})).await;
+    world.ok("c2", "item_create", json!({"name": "y"})).await;
+    let shown = world.ok("c3", "item_show", json!({"item": 1})).await;
+    assert!(shown.contains("version 1"), "{shown}");
+    let update = json!({"item": 1, "priority": 3, "version": 1});
+    world.ok("c4", "item_update", update.clone()).await;
+    let me = coordinator(1, "supersede 1 by 2");
+    for (id, tool, args) in [
+        ("c5", "item_update", update),
+        ("c6", "item_move", json!({"item": 1, "action": "freeze", "version": 1})),
+        ("c7", "item_start", json!({"item": 1, "version": 1})),
+    ] {
+        let stale = world.call(&me, id, tool, args).await;
+        assert!(stale.is_error, "{tool}: {}", stale.text);
+        for part in ["version 2 now, not 1", "stands in backlog", "`show 1`"] {
+            assert!(stale.text.contains(part), "{tool}: no {part:?} in {}", stale.text);
+        }
+    }
+    let args = json!({"item": 1, "action": "supersede"});
+    assert!(world.call(&me, "c8", "item_move", args).await.text.contains("Give `by`"));
+    let args = json!({"item": 1, "action": "supersede", "by": 2, "version": 2});
+    let moved = world.call(&me, "c9", "item_move", args).await;
+    assert!(moved.text.contains("superseded by #2"), "{}", moved.text);
 }
 
 #[tokio::test]

@@ -45,6 +45,9 @@ pub(super) fn check(conn: &Connection, id: Option<ItemId>, epic: ItemId) -> Resu
         )));
     }
     let Some(id) = id else { return Ok(()) };
+    if id == epic {
+        return Err(WorkError::Invalid(format!("epic {epic} cannot be part of itself")));
+    }
     let item = find(conn, id)?;
     if item.project != parent.project {
         return Err(WorkError::Invalid(format!(
@@ -56,8 +59,8 @@ pub(super) fn check(conn: &Connection, id: Option<ItemId>, epic: ItemId) -> Resu
     if let Some(path) = items::path_between(conn, id, epic)? {
         let names: Vec<String> = path.iter().map(ItemId::to_string).collect();
         return Err(WorkError::Invalid(format!(
-            "epic {epic} would wait for item {id}, which waits for it: {} waits for {epic}. Take \
-             one of these dependencies away first",
+            "epic {epic} would wait for item {id}, which waits for it: {}. Take one of these \
+             dependencies away first",
             names.join(" waits for ")
         )));
     }

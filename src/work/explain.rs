@@ -1,6 +1,6 @@
 //! What `why N` answers: where an item stands, what it waits for, and how that came about.
 
-use super::{WorkError, find, movers, queue};
+use super::{WorkError, board, find, movers, queue};
 use crate::agents;
 use crate::config::Config;
 use crate::model::agent::SessionState;
@@ -9,7 +9,7 @@ use crate::model::item::Item;
 use crate::model::stage::Stage;
 use crate::store::agents as sessions;
 use crate::store::decisions::{self, What};
-use crate::store::{log, meta};
+use crate::store::{log, merge_predictions, meta};
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use std::fmt::Write;
@@ -47,7 +47,13 @@ pub fn why(
     id: ItemId,
 ) -> Result<String, WorkError> {
     let text = explain(conn, id)?;
-    let held_back = held_back(conn, config, now, &find(conn, id)?)?;
+    let item = find(conn, id)?;
+    let mut held_back = held_back(conn, config, now, &item)?;
+    let predicted = merge_predictions::find(conn, id)?;
+    if let Some(files) = board::conflicts(&item, predicted.as_ref()) {
+        let files = files.join(", ");
+        held_back.push(format!("as the base branch stands now, it would conflict in {files}"));
+    }
     if held_back.is_empty() {
         return Ok(text);
     }
@@ -181,7 +187,13 @@ fn working(conn: &Connection, item: &Item, agent: &str) -> Result<String, WorkEr
         SessionState::Stalled => {
             format!("is with {agent} since {since}, which has been silent for too long.")
         }
-        SessionState::Booting | SessionState::InTurn | SessionState::BetweenTurns => {
+        SessionState::Booting => {
+            format!("is given to {agent} since {since}, which begins as soon as it may.")
+        }
+        SessionState::BetweenTurns if session.pending_prompt.is_some() => {
+            format!("is with {agent} since {since}, which goes on as soon as it may.")
+        }
+        SessionState::InTurn | SessionState::BetweenTurns => {
             format!("is being worked on by {agent} since {since}.")
         }
         SessionState::Completed | SessionState::Zombie => {

@@ -1,5 +1,6 @@
 //! The loops, step by step, over a real store and a fake outside.
 
+mod epics;
 mod flow;
 mod functions;
 mod interleaving;
@@ -7,6 +8,7 @@ mod lead;
 mod mergemaster;
 mod review;
 mod whole;
+mod why;
 
 use super::service::Outside;
 use super::world::{Checked, DiffSummary, FailedGate, GateOutcome, World};

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Desk {
     /// A desk whose project is a repository with one commit.
-    async fn with_repository() -> Self {
+    pub(super) async fn with_repository() -> Self {
         let desk = Self::new().await;
         let path = desk.repository();
         std::fs::create_dir_all(&path).unwrap();
@@ -30,12 +30,12 @@ impl Desk {
         desk
     }
 
-    fn repository(&self) -> std::path::PathBuf {
+    pub(super) fn repository(&self) -> std::path::PathBuf {
         self.services.config.projects[0].path.clone()
     }
 
     /// Makes a commit on `branch` (which begins at main) without a checkout.
-    async fn commit(&self, branch: &str, message: &str) -> String {
+    pub(super) async fn commit(&self, branch: &str, message: &str) -> String {
         let git = Git::at(self.repository());
         let name = format!("refs/heads/{branch}");
         let old = git.find_commit(&name).await.unwrap();
@@ -53,12 +53,12 @@ impl Desk {
         commit
     }
 
-    async fn item(&self, id: i64) -> Item {
+    pub(super) async fn item(&self, id: i64) -> Item {
         self.services.store.read(move |conn| items::find(conn, ItemId(id))).await.unwrap().unwrap()
     }
 
     /// Brings an item by facts to where the test begins.
-    async fn facts(&self, id: i64, facts: Vec<StageEvent>) {
+    pub(super) async fn facts(&self, id: i64, facts: Vec<StageEvent>) {
         let write = self.services.store.write(move |tx| {
             let origin = Origin {
                 kind: OriginKind::System,
@@ -196,7 +196,7 @@ impl Desk {
         self.services.store.read(move |conn| requests::find(conn, id)).await.unwrap().unwrap()
     }
 
-    async fn stage(&self, id: i64) -> &'static str {
+    pub(super) async fn stage(&self, id: i64) -> &'static str {
         self.item(id).await.stage.name()
     }
 }
@@ -344,7 +344,7 @@ async fn an_epic_holds_items_and_says_how_far_they_are() {
     assert!(board.contains("🗂️ #1 Checkout · 0 of 2 done"), "{board}");
     for (command, words) in [
         ("!epic 3 of 2", "tem 2 is a story, not an epic"),
-        ("!epic 1 of 1", "would wait for item 1"),
+        ("!epic 1 of 1", "cannot be part of itself"),
         ("!depends 2 on 1", "circle"),
         ("!epic 9 of 1", "no item 9"),
     ] {

@@ -140,7 +140,7 @@ async fn a_verdict_counts_for_the_commit_that_was_shown_and_once() {
     bench.decide(&requests[1], Verdict::Approve).unwrap();
     assert!(matches!(bench.item(id).stage, Stage::Merge { commit, .. } if commit == "beef2222"));
     let again = bench.decide(&bench.requests()[1], Verdict::Reject("no".to_owned())).unwrap_err();
-    insta::assert_snapshot!(again, @"");
+    insta::assert_snapshot!(again, @"that question about item 1 (`beef2222`) is closed: @you:hs approved it. `status 1` shows where it stands");
 }
 
 #[tokio::test]

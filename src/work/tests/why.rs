@@ -1,0 +1,178 @@
+//! `why`, for every reason that keeps an item from going on.
+
+use super::*;
+use crate::store::meta;
+use crate::store::{costs, merge_predictions};
+
+impl Bench {
+    fn why(&self, more: &str, id: ItemId) -> String {
+        let config: Config = toml::from_str(&format!("{CONFIG}{more}")).unwrap();
+        let now = from_millis(self.now_ms);
+        let text = self.read(|conn| why(conn, &config, now, id));
+        text.split("\nHow that came about").next().unwrap().trim().to_owned()
+    }
+
+    /// An item that an agent holds and whose turn is about to start.
+    async fn held(&self) -> ItemId {
+        let id = self.file(|_| {});
+        self.start(id);
+        self.settle().await;
+        assert!(self.live(id).is_some());
+        id
+    }
+}
+
+#[tokio::test]
+async fn each_hold_of_the_pool_is_told() {
+    let bench = Bench::new();
+    let id = bench.held().await;
+    let plain = bench.why("", id);
+    assert!(!plain.contains("Held back"), "{plain}");
+    let budget = "[limits]\nusd_per_day = 1.0\n";
+    bench
+        .write(|tx| {
+            let cost = costs::Cost {
+                source: costs::Source::Coordinator,
+                name: "room".to_owned(),
+                model: "m".to_owned(),
+                item: None,
+                project: None,
+                usage: Usage::default(),
+                microusd: 2_000_000,
+            };
+            Ok(costs::record(tx, &cost)?)
+        })
+        .unwrap();
+    let mut told = vec![bench.why(budget, id)];
+    let brake = "[limits]\nmax_starts_per_minute = 1\n";
+    let other = bench.file(|_| {});
+    bench.start(other);
+    bench.settle().await;
+    bench.end_turn(other, Some(MailType::WorkerDone), TurnEnd::Clean);
+    told.push(bench.why(brake, id));
+    bench
+        .write(|tx| {
+            let kind = crate::config::RuntimeKind::Replay;
+            sessions::pause_pool(tx, kind, "it is not logged in: log in, then restart")?;
+            tx.execute("UPDATE projects SET paused = 1", [])?;
+            Ok(())
+        })
+        .unwrap();
+    told.push(bench.why("", id));
+    bench.write(|tx| Ok(meta::set(tx, meta::STOPPED_ALL, "@ann:hs")?)).unwrap();
+    told.push(bench.why("", id));
+    insta::assert_snapshot!(told.join("\n---\n"), @r#"
+**#1 Add a calculator**: is given to coder-1 since 28 May 20:26 UTC, which begins as soon as it may.
+
+Held back:
+- The limit of the day is reached ($2.00 and 0 tokens today (UTC)): nothing starts until midnight UTC
+---
+**#1 Add a calculator**: is given to coder-1 since 28 May 20:26 UTC, which begins as soon as it may.
+
+Held back:
+- so many turns were started in the last minute: 1, and limits.max_starts_per_minute is 1
+---
+**#1 Add a calculator**: is given to coder-1 since 28 May 20:26 UTC, which begins as soon as it may.
+
+Held back:
+- project demo is paused: nothing starts in it
+- agents that run on replay are paused: it is not logged in: log in, then restart
+---
+**#1 Add a calculator**: is given to coder-1 since 28 May 20:26 UTC, which begins as soon as it may.
+
+Held back:
+- project demo is paused: nothing starts in it
+- everything is stopped (by @ann:hs): `resume all` goes on
+- agents that run on replay are paused: it is not logged in: log in, then restart
+"#);
+}
+
+#[tokio::test]
+async fn an_item_that_waits_says_for_what() {
+    let bench = Bench::new();
+    let first = bench.file(|_| {});
+    let later = bench.file(|new| new.depends_on = vec![first]);
+    let review = bench.file(|new| new.project = "demo".into());
+    let mut told = vec![bench.why("", first), bench.why("", later)];
+    bench.start(review);
+    bench.write(|tx| Ok(tx.execute("UPDATE projects SET paused = 1", [])?)).unwrap();
+    bench.settle().await;
+    told.push(bench.why("", review));
+    insta::assert_snapshot!(told.join("\n---\n"), @r#"
+**#1 Add a calculator**: is in the backlog and waits for somebody to say `start 1`.
+---
+**#2 Add a calculator**: is in the backlog: item 2 waits for 1 (backlog) and starts by itself when that is done.
+---
+**#3 Add a calculator**: waits, because project demo is paused.
+
+Held back:
+- project demo is paused: nothing starts in it
+"#);
+}
+
+#[tokio::test]
+async fn without_an_agent_of_the_role_it_says_so() {
+    let bench = Bench::new();
+    let id = bench.file(|new| new.qa = Some(QaMode::Agent));
+    bench.start(id);
+    let config: Config = toml::from_str("[llm]\nprovider = \"replay\"\n").unwrap();
+    let service = WorkService::new(bench.store.clone(), Arc::new(config), bench.world.clone());
+    service.pass().await.unwrap();
+    let told = bench.why("", id);
+    assert!(told.contains("waits for a coder, but none is configured for project demo"), "{told}");
+}
+
+#[tokio::test]
+async fn a_conflict_that_a_trial_merge_foresees_is_told_and_shown() {
+    let bench = Bench::new();
+    let id = bench.file(|_| {});
+    bench.worktree(id, Some("c0ffee11"), &[]);
+    bench.start(id);
+    bench.settle().await;
+    bench.report_done(id);
+    bench.settle().await;
+    let predict = |commit: &'static str| {
+        bench
+            .write(move |tx| {
+                let files = vec!["src/total.rs".to_owned()];
+                let outcome = merge_predictions::Outcome::Conflict { files };
+                merge_predictions::put(tx, id, &"demo".into(), commit, "ba5e", &outcome)?;
+                Ok(())
+            })
+            .unwrap();
+    };
+    let shown = || {
+        let board = bench.read(|conn| overview(conn, &"demo".into(), BEGIN_MS));
+        let entries = board.shelves.into_iter().flat_map(|shelf| shelf.entries);
+        entries.filter_map(|entry| entry.conflicts).flatten().collect::<Vec<_>>()
+    };
+    predict("0ld");
+    assert_eq!(shown(), Vec::<String>::new(), "that is about another commit");
+    predict("c0ffee11");
+    assert_eq!(shown(), ["src/total.rs"]);
+    let told = bench.why("", id);
+    assert!(told.contains("it would conflict in src/total.rs"), "{told}");
+}
+
+#[tokio::test]
+async fn the_board_shows_the_top_of_a_column_and_counts_the_rest() {
+    let bench = Bench::new();
+    for number in 0..30 {
+        let id = bench.file(|new| new.name = format!("item {number}"));
+        if number == 29 {
+            bench
+                .write(move |tx| {
+                    let change = ItemChange { priority: Some(5), ..ItemChange::default() };
+                    update(tx, id, None, change, &person())
+                })
+                .unwrap();
+        }
+    }
+    let board = bench.read(|conn| overview(conn, &"demo".into(), BEGIN_MS));
+    assert_eq!((board.open, board.shelves.len(), board.shelves[0].items), (30, 1, 30));
+    let shown = &board.shelves[0].entries;
+    assert_eq!((shown.len(), shown[0].item.id, shown[1].item.id), (20, ItemId(30), ItemId(1)));
+    assert!(shown.iter().all(|entry| entry.item.body.is_empty()), "bodies are not read");
+    let other = bench.read(|conn| overview(conn, &"other".into(), BEGIN_MS));
+    assert_eq!((other.open, other.shelves.len()), (0, 0));
+}
