@@ -5,6 +5,7 @@
 
 #![allow(dead_code)]
 
+pub mod desk;
 pub mod disk;
 pub mod encrypted_person;
 pub mod event;
@@ -16,6 +17,7 @@ pub mod processes;
 pub mod repository;
 pub mod scene;
 pub mod synapse;
+pub mod team;
 pub mod terminal;
 
 use std::path::{Path, PathBuf};

@@ -11,7 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::event::Event;
 use super::model_server::ModelServer;
@@ -40,7 +41,9 @@ pub struct Musher {
     wrapper: Vec<String>,
     directory: TempDir,
     child: Option<Child>,
+    keyboard: Option<ChildStdin>,
     log_from: u64,
+    shown_from: u64,
 }
 
 /// What a call of the command line gave.
@@ -136,7 +139,9 @@ impl Musher {
             environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
             directory,
             child: None,
+            keyboard: None,
             log_from: 0,
+            shown_from: 0,
         }
     }
 
@@ -261,13 +266,40 @@ impl Musher {
 
     /// Starts `musher` with any arguments, as a process that stays.
     pub fn start_with(&mut self, arguments: &[&str]) {
+        self.spawn(arguments, Stdio::null());
+    }
+
+    /// Starts `musher console` with a keyboard that a story types on; see [`Musher::type_line`].
+    pub fn start_console(&mut self) {
+        let path = self.write_configuration().display().to_string();
+        self.shown_from = std::fs::metadata(self.directory().join("stdout.log"))
+            .map_or(0, |metadata| metadata.len());
+        self.spawn(&["console", "-c", &path], Stdio::piped());
+        self.keyboard = self.child.as_mut().and_then(|child| child.stdin.take());
+    }
+
+    /// Types a line into the console.
+    pub async fn type_line(&mut self, line: &str) {
+        let keyboard = self.keyboard.as_mut().expect("a console runs");
+        keyboard.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    /// What the console has shown since its last start.
+    pub fn shown(&self) -> String {
+        let bytes = std::fs::read(self.directory().join("stdout.log")).unwrap_or_default();
+        let from = usize::try_from(self.shown_from).unwrap();
+        String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
+    }
+
+    fn spawn(&mut self, arguments: &[&str], stdin: Stdio) {
+        assert!(self.child.is_none(), "Musher runs already");
         let log = self.open_log("stderr.log");
         self.log_from = log.metadata().unwrap().len();
         // When the test binary is killed, so is Musher: nothing may stay behind on the machine.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).args(&self.wrapper).arg(&self.binary);
         self.prepare(&mut command, arguments);
-        command.stdin(Stdio::null()).stdout(self.open_log("stdout.log")).stderr(log);
+        command.stdin(stdin).stdout(self.open_log("stdout.log")).stderr(log);
         self.child = Some(command.spawn().expect("setpriv and musher run"));
     }
 
@@ -333,6 +365,7 @@ impl Musher {
     /// Waits until it has ended by itself.
     pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("Musher runs");
+        self.keyboard = None;
         match tokio::time::timeout(PATIENCE, child.wait()).await {
             Ok(status) => status.unwrap(),
             Err(_) => panic!("Musher has not ended after {PATIENCE:?}\n{}", self.log_tail()),
@@ -454,12 +487,17 @@ impl Musher {
 
     /// Resident memory, in bytes.
     pub fn resident_memory(&self) -> u64 {
-        processes::resident_memory(self.pid())
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
     }
 
     /// CPU time spent so far, its own only, in steps of 10 ms.
     pub fn cpu_time(&self) -> Duration {
-        processes::cpu_time(self.pid())
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The second field is the name in parentheses and may hold anything.
+        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
     }
 }
 
