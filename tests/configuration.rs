@@ -67,6 +67,13 @@ const WRONG: &[(&str, &str, usize, &str, &[&str])] = &[
     ("\"shop\"\npath", "\"My Shop\"\npath", 21, "projects[0].name", &["My Shop"]),
     ("path = \"shop\"\n", "", 0, "path", &["missing"]),
     ("[\"cargo test\"]", "\"cargo test\"", 23, "gates", &["[\"cargo test\"]"]),
+    (
+        "gates = [\"cargo test\"]",
+        "mode = \"pr\"",
+        0,
+        "projects[0].pr_command",
+        &["mode = \"pr\"", "gh pr create"],
+    ),
     ("role = \"coder\"", "role = \"codr\"", 27, "agents[0].role", &["codr", "coder"]),
     ("\"claude-code\"", "\"claude\"", 28, "agents[0].runtime", &["claude-code"]),
     ("\"coder-1\"", "\"coordinator\"", 26, "agents[0].name", &["coordinator"]),
