@@ -156,9 +156,17 @@ pub async fn create(
     repair(store, Some(&plan.name)).await?;
     let partial = partial_of(&plan.path, &plan.name);
     let begun = Begun { name: plan.name.clone(), partial, settings: None };
-    let reservation = begun.clone();
-    if !store.write(move |tx| projects::begin(tx, &reservation)).await? {
-        return Err(taken());
+    let reserve = || {
+        let reservation = begun.clone();
+        store.write(move |tx| projects::begin(tx, &reservation))
+    };
+    if !reserve().await? {
+        // Nobody else makes it. What was given up may have noted its begin only now: a write
+        // happens also when nobody waits for it any more.
+        repair(store, Some(&plan.name)).await?;
+        if !reserve().await? {
+            return Err(taken());
+        }
     }
     let above: Vec<PathBuf> = plan.path.ancestors().skip(1).map(PathBuf::from).collect();
     let new_folders: Vec<PathBuf> = above.into_iter().take_while(|dir| !dir.exists()).collect();

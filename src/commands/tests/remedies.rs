@@ -20,6 +20,9 @@ const NO_COMMANDS: &[&str] = &[
     "gate",
     "local",
     "on",
+    // Arguments of tools.
+    "project",
+    "children",
     "none",
     "reject",
     "by",
