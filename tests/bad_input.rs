@@ -360,6 +360,8 @@ async fn wrong_calls_of_the_command_line() {
     }
     let repository = Repository::new("shop");
     musher.project(&repository);
+    // A project is there once a server has read of it.
+    musher.console("").await.succeeded();
     musher.call(&["items", "create", "Add a calculator"]).await.succeeded();
     musher.call(&["items", "start", "1"]).await.succeeded();
     let again = musher.call(&["items", "start", "1"]).await;

@@ -44,7 +44,9 @@ async fn slashes_and_ats_reach_claude_code_as_text() {
     let requests = scene.model.all_requests();
     assert!(requests.iter().all(|request| !request.mentions(inlined)), "a file was read in");
     let last = scene.model.claude_requests().pop().unwrap();
-    let said = last.user_texts().join("\n");
+    // The CLI puts what steers a turn behind the result of the tool that runs.
+    let results = last.tool_results().into_iter().map(|(_, text)| text);
+    let said = last.user_texts().into_iter().chain(results).collect::<Vec<_>>().join("\n");
     for trap in TRAPS {
         let times = said.lines().filter(|line| *line == trap).count();
         assert_eq!(times, 2, "{trap:?} must stand there as a line, twice:\n{said}");

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use super::musher::Musher;
 
-/// Large enough for the stores of a start, small enough to be filled at once.
-const SIZE: &str = "64m";
+/// Large enough for what the merge queue wants to be free, small enough to be filled at once.
+const SIZE: &str = "160m";
 
 /// What a process may write when it may write nothing: less than any file of ours has.
 const NOTHING: &str = "--fsize=512:unlimited";
@@ -49,9 +49,10 @@ impl Disk {
         match self {
             Self::Own(place) => {
                 let mut ballast = File::create(place.join("ballast")).unwrap();
-                let block = vec![0_u8; 4096];
-                while ballast.write_all(&block).is_ok() {}
-                while ballast.write_all(&[0]).is_ok() {}
+                for size in [1 << 20, 4096, 1] {
+                    let block = vec![0_u8; size];
+                    while ballast.write_all(&block).is_ok() {}
+                }
             }
             Self::Limited => limit(musher, NOTHING),
         }
