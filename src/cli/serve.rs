@@ -7,6 +7,7 @@ use crate::mail::{self, Directory, MailError, NewMail, Reply};
 use crate::model::agent::Role;
 use crate::model::ids::{AgentName, ItemId, MailId, ProjectName};
 use crate::model::item::{Kind, Origin, OriginKind};
+use crate::project::configure;
 use crate::store::mail as rows;
 use crate::store::{Store, StoreError, Tx, agents, calls, costs};
 use crate::timers;
@@ -265,7 +266,12 @@ fn create(ctx: &Ctx, key: Option<String>, new: NewItem) -> Result<Value, Failure
             .hint("`musher status` shows the projects")
     })?;
     let lead = new.agent.clone().map(|agent| ctx.lead(agent)).transpose()?;
+    let configured = ctx.config.projects.iter().find(|known| known.name == project).cloned();
     ctx.write(key, move |tx| {
+        // Before the first start nothing but the configuration knows it.
+        if let Some(settings) = configured {
+            configure(tx, settings)?;
+        }
         let new = work::NewItem {
             project,
             kind: new.kind,

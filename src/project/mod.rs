@@ -8,7 +8,7 @@ pub mod shell;
 mod stacks;
 pub mod worktree;
 
-pub use registry::{Project, ProjectError, Registry};
+pub use registry::{Project, ProjectError, Registry, configure};
 pub use stacks::{Stack, StackError, Stacks};
 
 #[cfg(test)]

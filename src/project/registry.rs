@@ -14,7 +14,7 @@ use crate::model::ids::{ProjectName, RoomKey};
 use crate::model::item::QaMode;
 use crate::store::meta;
 use crate::store::projects::{self, ProjectRow, Source};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Tx};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -203,10 +203,18 @@ impl Drop for Making {
     }
 }
 
+/// Writes a project of the configuration into the store. Safe to repeat.
+pub fn configure(tx: &Tx<'_>, mut settings: ProjectConfig) -> Result<(), StoreError> {
+    if let Some(alias) = settings.room.take_if(|room| room.starts_with('#')) {
+        settings.room = meta::find(tx, &alias_key(&alias))?;
+    }
+    projects::upsert_configured(tx, &settings)
+}
+
 impl Registry {
     /// Writes the configuration's projects into the store and reads them all.
     pub async fn load(store: &Store, config: &Config) -> Result<Self, StoreError> {
-        let mut settings = config.projects.clone();
+        let settings = config.projects.clone();
         let configured = settings.iter().map(|settings| settings.name.clone()).collect();
         let aliases = settings.iter().filter_map(|settings| {
             let alias = settings.room.clone().filter(|room| room.starts_with('#'))?;
@@ -214,15 +222,7 @@ impl Registry {
         });
         let aliases = aliases.collect();
         store
-            .write(move |tx| {
-                for settings in &mut settings {
-                    if let Some(alias) = settings.room.take_if(|room| room.starts_with('#')) {
-                        settings.room = meta::find(tx, &alias_key(&alias))?;
-                    }
-                    projects::upsert_configured(tx, settings)?;
-                }
-                Ok::<_, StoreError>(())
-            })
+            .write(move |tx| settings.into_iter().try_for_each(|settings| configure(tx, settings)))
             .await?;
         let registry = Self {
             shared: Arc::new(Shared {
