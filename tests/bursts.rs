@@ -90,9 +90,9 @@ async fn eight_messages_during_a_turn_are_one_more_question() {
     assert!(requests[1].mentions("a long question"), "the conversation goes on");
 }
 
-/// How long two hundred messages may take to be sent: three seconds, and as much again for a
-/// machine that runs other stories at the same time.
-const BURST: Duration = Duration::from_secs(6);
+/// How long two hundred messages may take to be sent: three seconds where nothing else runs, more
+/// where other stories share the processors. What is meant is that they do not come one by one.
+const BURST: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn of_two_hundred_messages_none_is_lost() {
