@@ -10,18 +10,18 @@
 //!   taken over). Two servers cannot work one database anyway: the data directory's lock sees to
 //!   that. Somebody else who moves the base is met by the compare-and-swap.
 //! - The first few items in order become a chain of squash commits on the current base, in memory
-//!   ([`batch`]); set-up and gates run on exactly the last of them in a temporary worktree
-//!   ([`trial`]); what passed lands by one move of the ref, if the base still stands where it stood
-//!   ([`land`]), or else everything is done again on the new base. What fails is tried once more,
-//!   then split by halves until the culprit is known ([`search`]).
+//!   (`batch`); set-up and gates run on exactly the last of them in a temporary worktree
+//!   (`trial`); what passed lands by one move of the ref, if the base still stands where it stood
+//!   (`land`), or else everything is done again on the new base. What fails is tried once more,
+//!   then split by halves until the culprit is known (`search`).
 //! - Before the ref moves, the rows say from where to where (`landing`). After a kill, rows and ref
 //!   (or remote) tell together what is left to do. Which part of a batch was tested already is not
 //!   remembered: it is tested again.
 //! - A row goes in the transaction that appends `Event::Merged` or `Event::MergeFailed`, so each
 //!   queueing ends in exactly one of them.
 //! - Where the base is pushed, the remote has it first: a push that is refused leaves the base
-//!   where it was, here and there ([`remote`]). Where people merge, the row waits for them
-//!   ([`pulls`]).
+//!   where it was, here and there (`remote`). Where people merge, the row waits for them
+//!   (`pulls`).
 //! - What the machine fails at (git, disk, network, a gate's program missing) has the project's
 //!   queue stand still, tried again later and later, with one message. What git cannot do for one
 //!   item only is that item's `Infrastructure` failure, which is not counted against it.
