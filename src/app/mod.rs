@@ -27,13 +27,13 @@ use crate::mail::Directory;
 use crate::merge::MergeService;
 use crate::project::{Registry, bootstrap};
 use crate::services::{Runs, Services};
-use crate::store::Store;
+use crate::store::{LockError, OpenError, Store};
 use crate::timers::TimerService;
 use crate::tools::Tools;
 use crate::upgrade::{self, Replacement, Upgrade};
 use crate::work::{WorkService, Workshop};
 use anyhow::Context;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -52,6 +52,12 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(8);
 
 /// How long the services may take to end at shutdown.
 const SERVICES_LIMIT: Duration = Duration::from_secs(12);
+
+/// How long the start waits for somebody else's hold on the database to end.
+const OPEN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it waits before it looks again.
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// How people are heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,11 +86,25 @@ pub async fn run(
     config_file: Option<PathBuf>,
     mode: Mode,
 ) -> anyhow::Result<Ended> {
-    let store = Store::open(&config.data_dir, Clock::system())?;
+    let store = open_store(&config.data_dir).await?;
     let outcome =
         Server { config: Arc::new(config), config_file, mode, store: store.clone() }.serve().await;
     store.close();
     outcome
+}
+
+/// Opens the database. A call of the command line holds it for a moment when no server runs: that
+/// is waited out; another server is not.
+async fn open_store(data_dir: &Path) -> Result<Store, OpenError> {
+    let began = tokio::time::Instant::now();
+    loop {
+        match Store::open(data_dir, Clock::system()) {
+            Err(OpenError::Lock(LockError::Held { .. })) if began.elapsed() < OPEN_PATIENCE => {
+                tokio::time::sleep(OPEN_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// What a run is made from.
