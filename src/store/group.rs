@@ -218,7 +218,6 @@ impl Shared {
             };
             match self.commit(&writer.conn, group) {
                 Ok(()) => {
-                    self.recovered();
                     let touched = std::mem::take(&mut *hold(&writer.touched));
                     self.hint(&touched);
                 }
@@ -254,6 +253,8 @@ impl Shared {
             }
             return Err(Undone { jobs, why: Why::Commit(error) });
         }
+        // Before the callers go on: they may ask how the store is.
+        self.recovered();
         for job in jobs {
             job.done();
         }
