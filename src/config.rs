@@ -434,6 +434,15 @@ pub enum RuntimeKind {
 }
 
 impl RuntimeKind {
+    /// Every kind.
+    pub const ALL: [RuntimeKind; 5] = [
+        RuntimeKind::ClaudeCode,
+        RuntimeKind::Codex,
+        RuntimeKind::Acp,
+        RuntimeKind::Api,
+        RuntimeKind::Replay,
+    ];
+
     /// The name as configured and shown.
     pub fn as_str(self) -> &'static str {
         match self {

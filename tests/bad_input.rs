@@ -105,6 +105,21 @@ async fn start_fails(scene: &Scene, words: &[&str]) {
     assert_ne!(item["stage"], "done", "{item}");
 }
 
+/// Files item 1 and fails unless its start is refused with these words, in the room and at the
+/// command line, and changes nothing.
+async fn start_is_refused(scene: &Scene, words: &[&str]) {
+    scene.ask("!story Add a calculator").await;
+    refused(scene, "!start 1", words).await;
+    refused(scene, "!move 1 coding", words).await;
+    let called = scene.musher.call(&["items", "start", "1"]).await;
+    assert_eq!(called.code, 4, "{}{}", called.stdout, called.stderr);
+    for word in words {
+        assert!(called.stderr.contains(word), "no {word:?} in {:?}", called.stderr);
+    }
+    assert_eq!(scene.items().await[0]["stage"], "backlog");
+    assert!(scene.model.requests().is_empty(), "{}", scene.model.print());
+}
+
 #[tokio::test]
 async fn a_project_that_is_no_git_repository() {
     let plain = tempfile::tempdir().unwrap();
@@ -113,7 +128,7 @@ async fn a_project_that_is_no_git_repository() {
         musher.built_in_agent("coder-1").set("/projects/0/path", json!(path));
     })
     .await;
-    start_fails(&scene, &["not a git repository", "git init"]).await;
+    start_is_refused(&scene, &["not a git repository", "git init"]).await;
     assert_eq!(std::fs::read_dir(plain.path()).unwrap().count(), 0, "nothing was made there");
 }
 
@@ -123,7 +138,7 @@ async fn a_base_branch_that_is_missing() {
         musher.built_in_agent("coder-1").set("/projects/0/base", json!("trunk"));
     })
     .await;
-    start_fails(&scene, &["trunk"]).await;
+    start_is_refused(&scene, &["no branch `trunk`", "`base`", "main"]).await;
     assert_eq!(scene.repository.branches(), ["main"]);
 }
 
@@ -152,13 +167,8 @@ async fn a_gate_that_is_not_found() {
         musher.built_in_agent("coder-1").set("/projects/0/gates", json!(["no-such-gate --all"]));
     })
     .await;
-    agents_write(&scene.model, "Add a calculator", "calculator.txt");
-    start_fails(&scene, &["no-such-gate", "not installed", "`gates`"]).await;
+    start_is_refused(&scene, &["no-such-gate", "not installed", "`gates`"]).await;
     assert_eq!(scene.repository.subjects("main"), ["Start"]);
-    // A gate that is not there is nothing that a coder could mend: it is not asked to.
-    let conversations =
-        scene.model.requests().iter().filter(|request| request.answers_since_person() == 0).count();
-    assert_eq!(conversations, 1, "{}", scene.model.print());
 }
 
 #[tokio::test]
@@ -190,12 +200,21 @@ async fn a_gate_that_fails_goes_back_to_the_coder_and_then_to_a_person() {
 
 #[tokio::test]
 async fn a_cli_that_is_not_installed() {
+    let tools = tempfile::tempdir().unwrap();
+    let command = tools.path().join("claude");
+    let missing = command.clone();
     let scene = Scene::with(|musher| {
-        musher.claude_agent("coder-1").set("/agents/0/command", json!("no-such-claude"));
+        musher.claude_agent("coder-1").set("/agents/0/command", json!(missing));
     })
     .await;
-    start_fails(&scene, &["no-such-claude", "install"]).await;
+    agents_write(&scene.model, "Add a calculator", "calculator.txt");
+    start_fails(&scene, &[command.to_str().unwrap(), "install", "`resume all`"]).await;
     assert!(scene.model.requests().is_empty());
+    assert_eq!(scene.items().await[0]["stage"], "coding", "nothing is counted against the item");
+    // Installed now: a person's word, or the next look, lets it go on.
+    std::os::unix::fs::symlink(installed("npm/node_modules/.bin/claude"), &command).unwrap();
+    scene.ask("!resume all").await;
+    scene.hear("erged").await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What keeps sessions from going on at this moment, for `why`: the pool's own reasons, read from
 //! the rows that it decides from.
 
-use super::budget;
+use super::{budget, pool};
 use crate::config::Config;
 use crate::model::agent::SessionState;
 use crate::store::agents::{self as sessions, AgentSession};
@@ -28,9 +28,8 @@ pub fn holds(
             return Ok(reasons);
         }
         let agent = &session.agent;
-        if let Some(why) = sessions::pool_pause(conn, session.runtime)? {
-            reasons
-                .push(format!("agents that run on {} are paused: {why}", session.runtime.as_str()));
+        if let Some(pause) = pool::paused(conn, config, session)? {
+            reasons.push(format!("{} are paused: {}", pause.scope.in_words(), pause.reason));
         }
         if !config.agents.iter().any(|known| known.name == *agent) {
             reasons.push(format!("{agent} is not configured any more"));

@@ -7,11 +7,16 @@
 use super::runtime::{ProbeReport, probe};
 use super::turn::{self};
 use super::{Agents, Inner, Running, Stop, budget, hold, watchdog};
+use crate::config::Config;
 use crate::model::agent::{SessionState, WaitingFor};
 use crate::model::ids::AgentSessionId;
 use crate::store::agents::{self as sessions, AgentSession};
-use crate::store::{StoreError, Tx, mail, meta};
+use crate::store::decisions::{self, What};
+use crate::store::pauses::{self, Pause, Scope};
+use crate::store::{StoreError, Tx, items, mail, meta};
 use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use serde_json::json;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,28 +126,95 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
     let may_start = inner
         .store
         .write(move |tx| {
-            if meta::find(tx, meta::STOPPED_ALL)?.is_some()
-                || budget::day(tx, &config.limits, now)?.is_some()
-            {
-                return Ok(vec![]);
-            }
+            let everybody = held_for_all(tx, &config, now)?;
             let mut may_start = vec![];
             for session in due {
                 if running.contains(&session.id) {
                     continue;
                 }
+                if let Some(held) = &everybody {
+                    if wants(&session, now) {
+                        note(tx, &session, held)?;
+                    }
+                    continue;
+                }
                 let session = wake(tx, session, now)?;
-                if wants(&session, now) && sessions::pool_pause(tx, session.runtime)?.is_none() {
-                    may_start.push(session);
+                if !wants(&session, now) {
+                    continue;
+                }
+                match paused(tx, &config, &session)? {
+                    Some(pause) => {
+                        let why =
+                            format!("{} are paused: {}", pause.scope.in_words(), pause.reason);
+                        note(tx, &session, &Held { kind: "pause", why })?;
+                    }
+                    None => may_start.push(session),
                 }
             }
             Ok::<_, StoreError>(may_start)
         })
         .await?;
+    let mut held_back = vec![];
     for session in may_start {
-        start(inner, turns, session);
+        if let Some(held) = start(inner, turns, session.clone()) {
+            held_back.push((session, held));
+        }
+    }
+    if !held_back.is_empty() {
+        let write = inner.store.write(move |tx| {
+            held_back.iter().try_for_each(|(session, held)| note(tx, session, held))
+        });
+        write.await?;
     }
     Ok(())
+}
+
+/// Why a session does not go on now although it has something to be said.
+#[derive(Clone)]
+struct Held {
+    /// The sort of reason: while it stays the same, it is one decision.
+    kind: &'static str,
+    why: String,
+}
+
+/// Writes down why a session does not go on, once for as long as that lasts.
+fn note(tx: &Tx<'_>, session: &AgentSession, held: &Held) -> Result<(), StoreError> {
+    let inputs = json!({"agent": session.agent, "session": session.id});
+    decisions::note(tx, session.item, What::PutOff, held.kind, &held.why, &inputs)?;
+    Ok(())
+}
+
+/// What keeps every session from going on: the emergency stop, or a limit of the day.
+fn held_for_all(
+    tx: &Tx<'_>,
+    config: &Config,
+    now: DateTime<Utc>,
+) -> Result<Option<Held>, StoreError> {
+    if let Some(who) = meta::find(tx, meta::STOPPED_ALL)? {
+        let why = format!("everything is stopped (by {who}): `resume all`");
+        return Ok(Some(Held { kind: "stopped", why }));
+    }
+    let day = budget::day(tx, &config.limits, now)?;
+    Ok(day.map(|why| Held { kind: "budget", why }))
+}
+
+/// The pause that keeps a session from going on: of its runtime, its project or the machine.
+pub(super) fn paused(
+    conn: &Connection,
+    config: &Config,
+    session: &AgentSession,
+) -> Result<Option<Pause>, StoreError> {
+    let mut scopes = vec![Scope::Machine];
+    let agent = config.agents.iter().find(|agent| agent.name == session.agent);
+    scopes.extend(agent.map(Scope::of_agent));
+    let item = items::find(conn, session.item)?;
+    scopes.extend(item.map(|item| Scope::Project(item.project)));
+    for scope in scopes {
+        if let Some(pause) = pauses::find(conn, &scope)? {
+            return Ok(Some(pause));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a session has something to be said and does not wait for a moment.
@@ -185,19 +257,41 @@ fn wake(
     Ok(sessions::find_session(tx, session.id)?.unwrap_or(session))
 }
 
-/// Starts a turn, unless the pool is full, the brake holds, or the item is being stopped.
-fn start(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>, session: AgentSession) {
+/// Starts a turn, unless the pool is full, the brake holds, or the item is being stopped; says what
+/// holds it back for longer than a moment.
+fn start(
+    inner: &Arc<Inner>,
+    turns: &mut JoinSet<AgentSessionId>,
+    session: AgentSession,
+) -> Option<Held> {
     let limits = &inner.config.limits;
-    if inner.agent(&session.agent).is_none() || hold(&inner.stopping).contains(&session.item) {
-        return;
+    if inner.agent(&session.agent).is_none() {
+        let why = format!("{} is not configured any more", session.agent);
+        return Some(Held { kind: "no_agent", why });
+    }
+    if hold(&inner.stopping).contains(&session.item) {
+        return None;
     }
     let (stop, stopped) = watch::channel(None);
     let (tell_done, done) = watch::channel(false);
     {
         let mut running = hold(&inner.running);
         let busy = running.values().any(|turn| turn.agent == session.agent);
-        if busy || running.len() >= limits.max_agents || !brake(inner) {
-            return;
+        if busy {
+            return None;
+        }
+        if running.len() >= limits.max_agents {
+            let (busy, max) = (running.len(), limits.max_agents);
+            let why = format!("{busy} agents are at work and limits.max_agents is {max}");
+            return Some(Held { kind: "full", why });
+        }
+        if !brake(inner) {
+            let max = limits.max_starts_per_minute;
+            let why = format!(
+                "{max} turns were started in the last minute, as many as \
+                 limits.max_starts_per_minute allows"
+            );
+            return Some(Held { kind: "brake", why });
         }
         let turn = Running { agent: session.agent.clone(), stop, done };
         running.insert(session.id, turn);
@@ -223,6 +317,7 @@ fn start(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>, session: Agent
         }
         id
     });
+    None
 }
 
 /// Takes a turn out of the running ones on every path out.

@@ -6,7 +6,7 @@ use super::{Agents, Inner, hold};
 use crate::model::agent::{SessionState, TurnEnd};
 use crate::model::ids::AgentSessionId;
 use crate::store::agents::{self as sessions, Turn};
-use crate::store::{StoreError, Tx, mail};
+use crate::store::{StoreError, Tx, mail, pauses};
 use nix::sys::signal::Signal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,8 @@ impl Agents {
         inner
             .store
             .write(move |tx| {
-                sessions::resume_pools(tx)?;
+                // What a person must put right may be right by now.
+                pauses::try_all(tx)?;
                 for row in recorded {
                     sessions::end_process(tx, row.id)?;
                 }

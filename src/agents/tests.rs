@@ -13,6 +13,7 @@ use crate::model::agent::{Failure, Role, SessionState, TurnEnd, Waiting, Waiting
 use crate::model::event::Event;
 use crate::model::llm::Usage;
 use crate::store::agents::{AgentSession, NewReport, NewSession, Turn};
+use crate::store::pauses::{self, Scope};
 use crate::store::{log, meta};
 use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
@@ -428,11 +429,12 @@ async fn a_runtime_that_is_not_logged_in_is_paused_and_said_once() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(world.turns_of(again).await.len(), 0, "nothing starts any more");
     let events = world.events().await;
-    let paused = events.iter().filter(|event| matches!(event, Event::PoolPaused { .. }));
+    let paused = events.iter().filter(|event| matches!(event, Event::Paused { .. }));
     assert_eq!(paused.count(), 1);
     assert_eq!(world.deaths().await.len(), 0);
-    let paused = world.write(|tx| sessions::pool_pause(tx, RuntimeKind::Acp)).await;
-    assert_eq!(paused.as_deref(), Some("it failed"));
+    let scope = Scope::Runtime(RuntimeKind::Acp, None);
+    let paused = world.write(move |tx| pauses::find(tx, &scope)).await;
+    assert_eq!(paused.unwrap().reason, "it failed");
 }
 
 #[tokio::test(start_paused = true)]

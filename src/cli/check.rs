@@ -50,6 +50,8 @@ async fn check_projects(config: &Config) -> Vec<ConfigError> {
             let key = match &error {
                 ProjectError::BaseMissing { .. } => "base",
                 ProjectError::Name(_) => "name",
+                ProjectError::CannotRun { what: "gate", .. } => "gates",
+                ProjectError::CannotRun { .. } => "setup",
                 ProjectError::PathMissing { .. }
                 | ProjectError::NotARepository { .. }
                 | ProjectError::Git(_) => "path",

@@ -301,6 +301,22 @@ fn led_by(conn: &Connection, lead: &AgentName) -> Result<ItemId, Failure> {
     })
 }
 
+/// Refuses what could not even begin. Calls are carried out on threads that may block.
+fn ready(ctx: &Ctx, item: ItemId) -> Result<(), Failure> {
+    let asked = |store: Store| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok::<_, std::io::Error>(runtime.block_on(work::ready(&store, item)))
+    };
+    // A thread of its own: the caller's may belong to a runtime.
+    let answer = std::thread::scope(|scope| {
+        scope.spawn(|| asked(ctx.store.clone())).join().unwrap_or(Ok(Ok(())))
+    });
+    match answer {
+        Ok(ready) => Ok(ready?),
+        Err(error) => Err(Failure::new(Code::Failed, format!("cannot look at git: {error}"))),
+    }
+}
+
 fn start(
     ctx: &Ctx,
     key: Option<String>,
@@ -317,18 +333,22 @@ fn start(
     let (person, config) = (ctx.person(), Arc::clone(&ctx.config));
     let lead = by.map(|by| ctx.lead(by)).transpose()?;
     let role = agent.as_ref().and_then(|agent| ctx.directory.role_of(agent.as_str()));
+    let ready = ready(ctx, item);
     ctx.write(key, move |tx| {
         let origin = origin(tx, lead.as_ref(), &person);
         if let Some(agent) = &agent {
             work::check_pin(&config, agent, &work::find(tx, item)?)?;
         }
-        to_json(&match &lead {
+        let started = match &lead {
             Some(lead) => {
                 let agent = agent.as_ref().zip(role);
                 work::start_child(tx, lead, led_by(tx, lead)?, item, agent, &origin)?
             }
             None => work::start(tx, item, agent.as_ref(), &origin)?,
-        })
+        };
+        // What is wrong with the call itself is said first; nothing is kept.
+        ready?;
+        to_json(&started)
     })
 }
 

@@ -8,6 +8,7 @@ use crate::clock::from_millis;
 use crate::model::ids::{AgentName, ItemId};
 use crate::model::item::{Item, Kind, QaMode};
 use crate::model::stage::{Stage, StageEvent};
+use crate::store::pauses::{self, Scope};
 use crate::store::requests::Request;
 use crate::store::{Tx, meta};
 use crate::work::{self, ItemChange, NewItem, Verdict};
@@ -251,11 +252,18 @@ pub fn tell(
 
 /// `resume all`
 pub fn resume_all(tx: &Tx<'_>) -> Result<String, CommandError> {
-    Ok(if meta::remove(tx, meta::STOPPED_ALL)? {
-        "Going on: agents and answers may start again. Items that were stopped one by one stay \
-         blocked until `unblock N`."
-            .to_owned()
-    } else {
-        "Nothing was stopped.".to_owned()
-    })
+    let stopped = meta::remove(tx, meta::STOPPED_ALL)?;
+    let paused: Vec<String> = pauses::try_all(tx)?.iter().map(Scope::in_words).collect();
+    let mut said = Vec::new();
+    if stopped {
+        said.push(
+            "Going on: agents and answers may start again. Items that were stopped one by one stay \
+             blocked until `unblock N`."
+                .to_owned(),
+        );
+    }
+    if !paused.is_empty() {
+        said.push(format!("{} are no longer paused: they try again now.", paused.join("; ")));
+    }
+    Ok(if said.is_empty() { "Nothing was stopped.".to_owned() } else { said.join(" ") })
 }

@@ -1,12 +1,12 @@
 //! Carrying out a command: in one transaction, or beside the control lane.
 
-use super::command::Lane;
+use super::command::{Lane, MoveTarget};
 use super::context::{Context, sentence};
 use super::{Command, CommandError, act, outside, room, see, verdict};
 use crate::mail::{self, MailError, Reply};
 use crate::model::chat::Outgoing;
-use crate::model::ids::MessageKey;
-use crate::model::stage::StageEvent;
+use crate::model::ids::{ItemId, MessageKey};
+use crate::model::stage::{MoveTo, StageEvent};
 use crate::store::mail as mail_rows;
 use crate::store::requests::{self, Request, RequestKind, RequestState};
 use crate::store::{StoreError, Tx, inbox, outbox};
@@ -85,17 +85,40 @@ pub fn post(
 
 /// The commands that touch only the database: effect, answer and end in one transaction.
 async fn in_store(context: &Context, command: Command) -> Result<(), CommandError> {
+    let mut not_ready = None;
+    if let Some(item) = starts(&command)
+        && let Err(error) = crate::work::ready(&context.services.store, item).await
+    {
+        match CommandError::from(error) {
+            CommandError::Refused(text) => not_ready = Some(text),
+            error @ CommandError::Internal(_) => return Err(error),
+        }
+    }
     let context = context.clone();
     let store = context.services.store.clone();
     let write = store.write(move |tx| {
         // Done already when this is a repeat after a crash.
         if inbox::is_open(tx, &context.caller.key)? {
             let text = effect(&context, tx, &command)?;
+            // What is wrong with the command itself is said first; nothing of this is kept.
+            if let Some(text) = not_ready {
+                return Err(CommandError::Refused(text));
+            }
             post(tx, &context.caller, text)?;
         }
         Ok(())
     });
     write.await
+}
+
+/// The item that a command starts, if it starts one.
+fn starts(command: &Command) -> Option<ItemId> {
+    if let Command::Start { item, .. }
+    | Command::Move { item, to: MoveTarget::Stage(MoveTo::Coding) } = command
+    {
+        return Some(*item);
+    }
+    None
 }
 
 /// Does what a command says, and returns the answer.

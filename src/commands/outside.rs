@@ -143,9 +143,26 @@ async fn about_to_delete(context: &Context, id: ItemId) -> Result<String, Comman
     ))
 }
 
-/// `delete N --confirm`
+/// `delete N --confirm`: what would be refused is refused before anybody is stopped.
 async fn delete(context: &Context, id: ItemId) -> Result<(), CommandError> {
-    stop_agents(context, id).await?;
+    let here = context.clone();
+    let check = context.services.store.read(move |conn| {
+        // Gone already when this is a repeat after a crash.
+        if inbox::is_open(conn, &here.caller.key)? {
+            work::may_be_deleted(conn, id)?;
+        }
+        Ok::<_, CommandError>(())
+    });
+    check.await?;
+    let why = format!("stopped by {}", context.caller.person);
+    let report = context.services.agents.stop_item(id, &why).await?;
+    if let (Some(agent), false) = (report.agent, report.survivors.is_empty()) {
+        return refused(format!(
+            "Item {id} is not deleted: processes of {agent}, which worked on it, could not be \
+             ended ({:?}). End them by hand, then repeat.",
+            report.survivors
+        ));
+    }
     let here = context.clone();
     let write = context.services.store.write(move |tx| {
         if inbox::is_open(tx, &here.caller.key)? {

@@ -12,6 +12,7 @@ use crate::llm::Llm;
 use crate::mail::Directory;
 use crate::model::chat::{Incoming, IncomingBody, Outgoing};
 use crate::model::ids::RoomKey;
+use crate::project::git::{Git, Identity};
 use crate::services::{Runs, Services};
 use crate::store::{Store, StoreError, inbox, outbox};
 use crate::upgrade::Upgrade;
@@ -55,6 +56,12 @@ impl Desk {
             dir.path().display()
         );
         let config: Arc<Config> = Arc::new(toml::from_str(&config).unwrap());
+        let shop = dir.path().join("shop");
+        std::fs::create_dir(&shop).unwrap();
+        let git = Git::at(&shop);
+        std::fs::write(shop.join("README"), "a shop\n").unwrap();
+        git.init("main").await.unwrap();
+        git.first_commit("main", "Start", &Identity::parse("Ann <ann@hs>")).await.unwrap();
         let store = Store::open(&config.data_dir, Clock::system()).unwrap();
         let projects = crate::project::Registry::load(&store, &config).await.unwrap();
         let places = ProjectPlaces { store: store.clone(), projects: projects.clone() };

@@ -181,8 +181,11 @@ fn event(event: &Event) -> Option<(Option<ItemId>, String)> {
             let last = output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
             Some((Some(*item), format!("merging #{item} failed ({}): {last}", kind.name())))
         }
-        Event::PoolPaused { runtime, reason } => {
-            Some((None, format!("agents on {runtime} are paused: {reason}")))
+        Event::Paused { what, reason, .. } => Some((None, format!("{what} are paused: {reason}"))),
+        Event::GoesOn { what, .. } => Some((None, format!("{what} go on"))),
+        Event::Trouble { item, what } => Some((Some(*item), format!("#{item} waits: {what}"))),
+        Event::Unreachable { item, agent, message, .. } => {
+            Some((Some(*item), format!("{agent} on #{item} cannot reach its model: {message}")))
         }
         Event::RateLimited { item, agent, until } => {
             let until = text::moment(*until);

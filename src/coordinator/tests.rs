@@ -430,7 +430,11 @@ async fn the_same_call_with_the_same_result_three_times_ends_the_turn() {
 async fn what_happened_is_told_once() {
     let world = World::new(vec![Play::Say("ok")]);
     world.ask(1, "first").await;
-    let event = Event::PoolPaused { runtime: "claude-code".into(), reason: "not logged in".into() };
+    let event = Event::Paused {
+        what: "Agents that run on claude-code".into(),
+        reason: "not logged in".into(),
+        project: None,
+    };
     world.store.write(move |tx| log::append_event(tx, &event)).await.unwrap();
     world.ask(2, "second").await;
     world.ask(3, "third").await;

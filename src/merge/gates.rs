@@ -163,7 +163,8 @@ pub async fn run(
 fn outcome(gate: &str, end: End) -> GateOutcome {
     match end {
         End::Exited(0) => GateOutcome::Passed,
-        End::Exited(127) => match missing_program(gate) {
+        // Exit 127 of a program that is there comes from inside it.
+        End::Exited(127) => match shell::missing_program(gate) {
             Some(program) => GateOutcome::NotFound { program },
             None => GateOutcome::Failed { exit: Some(127) },
         },
@@ -172,17 +173,6 @@ fn outcome(gate: &str, end: End) -> GateOutcome {
         End::TimedOut => GateOutcome::TimedOut,
         End::Cancelled => GateOutcome::Cancelled,
     }
-}
-
-/// The program of a gate, if it is one that the machine should have and has not.
-///
-/// A path such as `./check.sh` belongs to the project: that it is missing is the item's doing. And
-/// exit 127 of a program that is there comes from inside it.
-fn missing_program(gate: &str) -> Option<String> {
-    let is_assignment = |word: &&str| word.contains('=') && !word.starts_with('=');
-    let program = gate.split_whitespace().find(|word| !is_assignment(word))?;
-    let plain = program.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+".contains(c));
-    (plain && !shell::on_path(program)).then(|| program.to_owned())
 }
 
 #[cfg(test)]
@@ -217,6 +207,7 @@ mod tests {
             ),
             ("./no-such-script", GateOutcome::Failed { exit: Some(127) }),
             ("sh -c no-such-tool", GateOutcome::Failed { exit: Some(127) }),
+            ("cd . && no-such-tool", GateOutcome::Failed { exit: Some(127) }),
         ] {
             let report = go(&[gate], limit).await;
             assert_eq!(report.failure().unwrap().outcome, expected, "{gate}");

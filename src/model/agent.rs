@@ -194,6 +194,10 @@ pub enum Failure {
     Auth,
     /// The program is missing or of an untested version, or cannot start.
     Unusable,
+    /// The project cannot be worked in: no repository, no base branch.
+    Project,
+    /// The machine cannot go on, such as with a full disk.
+    Machine,
     /// The provider is overloaded, unreachable or broken; retries are used up.
     Provider,
     /// The request was refused as malformed, or the model is unknown.

@@ -100,12 +100,43 @@ pub enum Event {
         /// The timer.
         timer: TimerId,
     },
-    /// A runtime must not be used until a person acts (not logged in, no credit, CLI missing).
-    PoolPaused {
-        /// The runtime.
-        runtime: String,
+    /// Something must not be used until a condition clears (not logged in, no credit, CLI missing,
+    /// no base branch, full disk); it is tried again by itself.
+    #[serde(alias = "pool_paused")]
+    Paused {
+        /// Who stands still, to begin a sentence with.
+        #[serde(alias = "runtime")]
+        what: String,
         /// Why and what to do, in words.
         reason: String,
+        /// The project, when it is about one.
+        #[serde(default)]
+        project: Option<ProjectName>,
+    },
+    /// What was paused works again.
+    GoesOn {
+        /// Who, to begin a sentence with.
+        what: String,
+        /// The project, when it is about one.
+        project: Option<ProjectName>,
+    },
+    /// Something on our side keeps an item from going on; it is tried again by itself.
+    Trouble {
+        /// The item.
+        item: ItemId,
+        /// What, in words.
+        what: String,
+    },
+    /// An agent cannot reach its model; it tries again by itself.
+    Unreachable {
+        /// The item.
+        item: ItemId,
+        /// The agent.
+        agent: AgentName,
+        /// What the provider said, in words.
+        message: String,
+        /// When it tries again.
+        until: DateTime<Utc>,
     },
     /// A session is held by a rate limit.
     RateLimited {

@@ -2,12 +2,14 @@
 
 pub mod bootstrap;
 pub mod git;
+mod ready;
 pub mod registry;
 pub mod scratch;
 pub mod shell;
 mod stacks;
 pub mod worktree;
 
+pub use ready::{Fault, has_room};
 pub use registry::{Project, ProjectError, Registry, configure};
 pub use stacks::{Stack, StackError, Stacks};
 

@@ -148,6 +148,20 @@ pub enum ProjectError {
         /// The branches that exist.
         branches: Vec<String>,
     },
+    /// A program that its commands need is missing.
+    #[error(
+        "the {what} `{command}` cannot run: `{program}` is not installed, or not on the PATH; \
+         install it, or correct the project's `{}`",
+        if *what == "gate" { "gates" } else { "setup" }
+    )]
+    CannotRun {
+        /// What sort of command.
+        what: &'static str,
+        /// The command.
+        command: String,
+        /// The program.
+        program: String,
+    },
     /// Git failed.
     #[error(transparent)]
     Git(#[from] GitError),

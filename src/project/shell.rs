@@ -193,6 +193,26 @@ fn command(shell: &ShellCommand<'_>, marker: &str) -> Command {
     command
 }
 
+/// What the shell does itself: no program of these names has to be there.
+const BUILT_IN: &[&str] = &[
+    "!", ".", ":", "[", "alias", "break", "case", "cd", "command", "continue", "eval", "exec",
+    "exit", "export", "false", "for", "if", "local", "printf", "echo", "pwd", "read", "readonly",
+    "return", "set", "shift", "test", "times", "trap", "true", "type", "ulimit", "umask", "unset",
+    "until", "wait", "while", "{",
+];
+
+/// The program with which a command begins, if it is one that the machine should have and has not.
+///
+/// A path such as `./check.sh` belongs to the project: that it is missing is the item's doing. What
+/// else a command does is only seen when it runs.
+pub fn missing_program(command: &str) -> Option<String> {
+    let is_assignment = |word: &&str| word.contains('=') && !word.starts_with('=');
+    let program = command.split_whitespace().find(|word| !is_assignment(word))?;
+    let plain = program.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+".contains(c));
+    let missing = plain && !BUILT_IN.contains(&program) && !on_path(program);
+    missing.then(|| program.to_owned())
+}
+
 /// Whether a program is found on the PATH.
 pub fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

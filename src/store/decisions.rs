@@ -5,6 +5,7 @@ use super::types::Json;
 use super::{StoreError, Tx};
 use crate::clock::from_millis;
 use crate::model::ids::ItemId;
+use crate::model::item::Origin;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -51,8 +52,10 @@ pub enum What {
     Finished,
     /// A done item was put away.
     Archived,
-    /// An agent was stopped because its item does not want it any more.
+    /// An agent was stopped because its item does not want it any more, or was taken off it.
     Withdrawn,
+    /// Something was put off because the machine, the project or the runtime cannot do it now.
+    PutOff,
     /// The item was deleted.
     Deleted,
     /// The worktree of an ended item was removed, or could not be.
@@ -61,7 +64,7 @@ pub enum What {
 
 impl What {
     /// Every kind of decision.
-    pub const ALL: [What; 22] = [
+    pub const ALL: [What; 23] = [
         What::Started,
         What::NotStarted,
         What::Promoted,
@@ -82,6 +85,7 @@ impl What {
         What::Finished,
         What::Archived,
         What::Withdrawn,
+        What::PutOff,
         What::Deleted,
         What::WorktreeRemoved,
     ];
@@ -109,6 +113,7 @@ impl What {
             What::Finished => "finished",
             What::Archived => "archived",
             What::Withdrawn => "withdrawn",
+            What::PutOff => "put_off",
             What::Deleted => "deleted",
             What::WorktreeRemoved => "worktree_removed",
         }
@@ -132,11 +137,14 @@ pub struct Decision {
     pub why: String,
     /// What it was made from.
     pub inputs: serde_json::Value,
+    /// Who decided; `None`: Musher itself.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// When.
     pub at: DateTime<Utc>,
 }
 
-const COLUMNS: &str = "id, item, what, why, inputs, at";
+const COLUMNS: &str = "id, item, what, why, inputs, origin, at";
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Decision> {
     let what: String = row.get(2)?;
@@ -152,11 +160,12 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Decision> {
         })?,
         why: row.get(3)?,
         inputs: row.get::<_, Json<serde_json::Value>>(4)?.0,
-        at: from_millis(row.get(5)?),
+        origin: row.get::<_, Option<Json<Origin>>>(5)?.map(|json| json.0),
+        at: from_millis(row.get(6)?),
     })
 }
 
-/// Records a decision, in the transaction that carries it out.
+/// Records a decision of Musher's own, in the transaction that carries it out.
 pub fn record(
     tx: &Tx<'_>,
     item: Option<ItemId>,
@@ -164,11 +173,86 @@ pub fn record(
     why: &str,
     inputs: &serde_json::Value,
 ) -> Result<i64, StoreError> {
+    insert(tx, item, what, why, inputs, None)
+}
+
+/// Records what somebody decided, in the transaction that carries it out.
+pub fn record_by(
+    tx: &Tx<'_>,
+    item: Option<ItemId>,
+    what: What,
+    why: &str,
+    inputs: &serde_json::Value,
+    origin: &Origin,
+) -> Result<i64, StoreError> {
+    insert(tx, item, what, why, inputs, Some(origin))
+}
+
+fn insert(
+    tx: &Tx<'_>,
+    item: Option<ItemId>,
+    what: What,
+    why: &str,
+    inputs: &serde_json::Value,
+    origin: Option<&Origin>,
+) -> Result<i64, StoreError> {
     tx.prepare_cached(
-        "INSERT INTO decisions (item, what, why, inputs, at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO decisions (item, what, why, inputs, origin, at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
-    .execute(params![item, what.as_str(), why, Json(inputs), tx.now()])?;
+    .execute(params![item, what.as_str(), why, Json(inputs), origin.map(Json), tx.now()])?;
     Ok(tx.last_insert_rowid())
+}
+
+/// Records what a pass decides again and again, such as not to start an item.
+///
+/// While the newest decision on the item is the same and of the same `kind`, it is brought up to
+/// date instead of another being added: however long something lasts, it is one row. Says whether
+/// a row was added.
+pub fn note(
+    tx: &Tx<'_>,
+    item: ItemId,
+    what: What,
+    kind: &str,
+    why: &str,
+    inputs: &serde_json::Value,
+) -> Result<bool, StoreError> {
+    let newest = of_item(tx, item, 1)?.pop();
+    let same = newest.filter(|newest| {
+        newest.what == what
+            && newest.inputs.get("kind").and_then(|kind| kind.as_str()) == Some(kind)
+    });
+    let mut inputs = inputs.clone();
+    if let Some(map) = inputs.as_object_mut() {
+        map.insert("kind".to_owned(), kind.into());
+    }
+    let Some(same) = same else {
+        record(tx, Some(item), what, why, &inputs)?;
+        return Ok(true);
+    };
+    if same.why != why {
+        tx.prepare_cached("UPDATE decisions SET why = ?2, inputs = ?3, at = ?4 WHERE id = ?1")?
+            .execute(params![same.id, why, Json(&inputs), tx.now()])?;
+    }
+    Ok(false)
+}
+
+/// An item's decisions of some kinds since a person last gave it another chance, oldest first.
+pub fn since_cleared(
+    conn: &Connection,
+    item: ItemId,
+    kinds: &[What],
+) -> Result<Vec<Decision>, StoreError> {
+    let names: Vec<&str> = kinds.iter().map(|what| what.as_str()).collect();
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM decisions
+         WHERE item = ?1 AND what IN (SELECT value FROM json_each(?2))
+           AND id > coalesce((SELECT max(id) FROM decisions
+                              WHERE item = ?1 AND what = 'cleared'), 0)
+         ORDER BY id"
+    ))?;
+    let rows = statement.query_map(params![item, Json(names)], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// An item's newest decisions, newest first.

@@ -3,15 +3,24 @@
 //! Only `work` changes a stage. [`put_stage`] writes stage, projections and the transition row
 //! together and compares the version, so that of two movers that read the same row one loses and
 //! is told what stands there now.
+//!
+//! Beside column and badge, the row holds what the passes of `work` look for, so that they read what
+//! is due and not the whole board: who holds it, the role that it waits for, who coded on it last,
+//! when it last moved, and whether something happened that may let it start by itself.
 
 use super::types::Json;
 use super::{StoreError, Tx, log};
 use crate::clock::from_millis;
+use crate::model::agent::Role;
 use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::{Item, Kind, Origin, QaMode};
 use crate::model::stage::{Column, Stage};
+use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+mod links;
+pub use links::{children, clear_epic, dependents, path_between, set_dependencies};
 
 /// What can go wrong with an item, besides the database.
 #[derive(Debug, thiserror::Error)]
@@ -128,8 +137,8 @@ fn parse_qa(text: &str) -> Option<QaMode> {
 pub fn insert(tx: &Tx<'_>, new: &NewRow<'_>, cause: &str) -> Result<ItemId, StoreError> {
     tx.prepare_cached(
         "INSERT INTO items (project, kind, name, body, epic, agent, qa, origin, room,
-                            stage, stage_name, col, badge, created_at, updated_at, parent)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, ?15)",
+                            stage, stage_name, col, badge, created_at, updated_at, moved_at, parent)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, ?14, ?15)",
     )?
     .execute(params![
         new.project,
@@ -182,21 +191,25 @@ pub fn in_columns(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The items that depend on `id`.
-pub fn dependents(conn: &Connection, id: ItemId) -> Result<Vec<Item>, StoreError> {
+/// The items that an agent holds.
+pub fn claimed(conn: &Connection) -> Result<Vec<Item>, StoreError> {
     let mut statement = conn.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM items
-         WHERE id IN (SELECT item FROM item_dependencies WHERE depends_on = ?1) ORDER BY id"
+        "SELECT {COLUMNS} FROM items WHERE claim IS NOT NULL ORDER BY priority DESC, id"
     ))?;
-    let rows = statement.query_map([id], from_row)?;
+    let rows = statement.query_map([], from_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The items of an epic.
-pub fn children(conn: &Connection, epic: ItemId) -> Result<Vec<Item>, StoreError> {
-    let mut statement =
-        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM items WHERE epic = ?1 ORDER BY id"))?;
-    let rows = statement.query_map([epic], from_row)?;
+/// The items whose merge failed and that nobody works on: those that are tried again by
+/// themselves, and those that wait for a mergemaster.
+pub fn unmerged(conn: &Connection) -> Result<Vec<Item>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM items WHERE stage_name = 'merge_failure' AND claim IS NULL
+         UNION ALL
+         SELECT {COLUMNS} FROM items
+         WHERE stage_name = 'merge_failure_final' AND wants IS NOT NULL"
+    ))?;
+    let rows = statement.query_map([], from_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -206,6 +219,101 @@ pub fn handed_out(conn: &Connection, parent: ItemId) -> Result<Vec<Item>, StoreE
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM items WHERE parent = ?1 ORDER BY id"))?;
     let rows = statement.query_map([parent], from_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The items that have stood in the stage of that name since `until` (milliseconds since the epoch)
+/// or longer, longest first.
+pub fn standing_since(
+    conn: &Connection,
+    stage_name: &str,
+    until: i64,
+) -> Result<Vec<Item>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM items WHERE stage_name = ?1 AND moved_at <= ?2 ORDER BY moved_at, id"
+    ))?;
+    let rows = statement.query_map(params![stage_name, until], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// When an item's stage last changed.
+pub fn moved_at(conn: &Connection, id: ItemId) -> Result<Option<DateTime<Utc>>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT moved_at FROM items WHERE id = ?1")?;
+    let found: Option<i64> = statement.query_row([id], |row| row.get(0)).optional()?;
+    Ok(found.map(from_millis))
+}
+
+/// An item that waits for an agent, as far as it matters for who that is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waiting {
+    /// The item.
+    pub id: ItemId,
+    /// Its project.
+    pub project: ProjectName,
+    /// The role that its stage waits for.
+    pub wants: Role,
+    /// The agent that a person pinned to it.
+    pub agent: Option<AgentName>,
+    /// The agent that last coded on it.
+    pub coder: Option<AgentName>,
+    /// Since when it stands there.
+    pub moved_at: DateTime<Utc>,
+}
+
+/// Shows `visit` the items that wait for an agent of a role, most urgent first, until it breaks.
+///
+/// Reads a covering index and nothing else, in order: what `visit` does not look at costs nothing.
+pub fn waiting(
+    conn: &Connection,
+    wants: Role,
+    mut visit: impl FnMut(&Waiting) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, project, agent, coder, moved_at FROM items
+         WHERE wants = ?1 ORDER BY priority DESC, id",
+    )?;
+    let mut rows = statement.query([wants.as_str()])?;
+    while let Some(row) = rows.next()? {
+        let row = Waiting {
+            id: row.get(0)?,
+            project: row.get(1)?,
+            wants,
+            agent: row.get(2)?,
+            coder: row.get(3)?,
+            moved_at: from_millis(row.get(4)?),
+        };
+        if visit(&row).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How many items that wait for an agent of the same role come before this one.
+pub fn waiting_before(conn: &Connection, item: &Item) -> Result<u64, StoreError> {
+    let Some(wants) = awaited(&item.stage) else { return Ok(0) };
+    let mut statement = conn.prepare_cached(
+        "SELECT count(*) FROM items
+         WHERE wants = ?1 AND (priority > ?2 OR priority = ?2 AND id < ?3)",
+    )?;
+    let before: i64 =
+        statement.query_row(params![wants.as_str(), item.priority, item.id], |row| row.get(0))?;
+    Ok(before.cast_unsigned())
+}
+
+/// The items that may be able to start by themselves, because something happened to them or to what
+/// they depend on. Each is to be looked at and then [`looked_at`].
+pub fn due(conn: &Connection) -> Result<Vec<Item>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM items WHERE due = 1 ORDER BY priority DESC, id"
+    ))?;
+    let rows = statement.query_map([], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Notes that a due item was looked at: it is due again when something changes.
+pub fn looked_at(tx: &Tx<'_>, id: ItemId) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE items SET due = 0 WHERE id = ?1")?.execute([id])?;
+    Ok(())
 }
 
 /// Moves `item`, as it was read, to `to`: stage, projections, retries, version and the row in the
@@ -225,7 +333,8 @@ pub fn put_stage(
     let changed = tx
         .prepare_cached(
             "UPDATE items SET stage = ?3, stage_name = ?4, col = ?5, badge = ?6, retries = ?7,
-                    updated_at = ?8, version = version + 1
+                    claim = ?8, wants = ?9, coder = coalesce(?10, coder), due = ?11,
+                    updated_at = ?12, moved_at = ?12, version = version + 1
              WHERE id = ?1 AND version = ?2",
         )?
         .execute(params![
@@ -236,10 +345,17 @@ pub fn put_stage(
             to.column().as_str(),
             to.badge().as_str(),
             retries,
+            to.claim(),
+            awaited(&to).map(Role::as_str),
+            to.claim().filter(|_| matches!(to, Stage::Coding { .. })),
+            to == Stage::Backlog,
             tx.now(),
         ])?;
     if changed == 0 {
         return Err(lost(tx, item)?);
+    }
+    if to.is_terminal() || item.stage.is_terminal() {
+        links::dependents_are_due(tx, item.id)?;
     }
     let seq = log::append_transition(tx, item.id, Some(&item.stage), &to, cause, origin)?;
     let mut now = item.clone();
@@ -248,6 +364,13 @@ pub fn put_stage(
     now.updated_at = from_millis(tx.now());
     now.version += 1;
     Ok((now, seq))
+}
+
+/// The role of the agent that an item in this stage waits for. Failed gates of a merge are not for
+/// the assigner: such an item goes back to coding first.
+fn awaited(stage: &Stage) -> Option<Role> {
+    let wants = stage.wants_role().filter(|_| stage.claim().is_none())?;
+    (wants != Role::Coder || stage.column() == Column::Coding).then_some(wants)
 }
 
 /// Writes the fields that are no part of the stage (name, body, epic, agent, qa, room, priority),
@@ -283,68 +406,21 @@ fn lost(conn: &Connection, item: &Item) -> Result<ItemError, ItemError> {
     Ok(ItemError::Stale { id: item.id, expected: item.version, found: now.version })
 }
 
-/// Replaces what an item depends on; refuses unknown items and circles and then writes nothing.
-pub fn set_dependencies(tx: &Tx<'_>, id: ItemId, depends_on: &[ItemId]) -> Result<(), ItemError> {
-    for other in depends_on {
-        if *other != id && find(tx, *other)?.is_none() {
-            return Err(ItemError::UnknownDependency(*other));
-        }
-        if let Some(path) = path_between(tx, *other, id)? {
-            return Err(ItemError::Cycle([vec![id], path].concat()));
-        }
-    }
-    tx.prepare_cached("DELETE FROM item_dependencies WHERE item = ?1")?.execute([id])?;
-    let mut insert = tx.prepare_cached(
-        "INSERT OR IGNORE INTO item_dependencies (item, depends_on) VALUES (?1, ?2)",
-    )?;
-    for other in depends_on {
-        insert.execute(params![id, other])?;
-    }
-    // So that who watches the board sees the change, and a stale writer of the item loses.
-    tx.prepare_cached("UPDATE items SET version = version + 1, updated_at = ?2 WHERE id = ?1")?
-        .execute(params![id, tx.now()])?;
-    Ok(())
-}
-
-/// The way along what is waited for from `from` to `to`, both included; `None` when there is none.
-/// An item waits for what it depends on, an epic for its items as well.
-pub fn path_between(
-    conn: &Connection,
-    from: ItemId,
-    to: ItemId,
-) -> Result<Option<Vec<ItemId>>, StoreError> {
-    let mut came_from: HashMap<ItemId, ItemId> = HashMap::new();
-    let mut seen = HashSet::from([from]);
-    let mut open = vec![from];
-    let mut statement = conn.prepare_cached(
-        "SELECT depends_on FROM item_dependencies WHERE item = ?1
-             UNION SELECT id FROM items WHERE epic = ?1",
-    )?;
-    while let Some(here) = open.pop() {
-        if here == to {
-            let mut path = vec![here];
-            let mut step = here;
-            while let Some(before) = came_from.get(&step) {
-                step = *before;
-                path.push(step);
-            }
-            path.reverse();
-            return Ok(Some(path));
-        }
-        let further = statement.query_map([here], |row| row.get::<_, ItemId>(0))?;
-        for other in further {
-            let other = other?;
-            if seen.insert(other) {
-                came_from.insert(other, here);
-                open.push(other);
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// Removes an item with what hangs on it; its number stays taken, its log rows stay.
+/// Removes an item with its content, also what its agents were told, said and printed; its number
+/// stays taken, its rows in the logs stay.
 pub fn delete(tx: &Tx<'_>, id: ItemId) -> Result<bool, StoreError> {
+    const OF_ITEM: &str = "session IN (SELECT id FROM agent_sessions WHERE item = ?1)";
+    for sql in [
+        format!("DELETE FROM turn_events WHERE {OF_ITEM}"),
+        format!("DELETE FROM agent_messages WHERE {OF_ITEM}"),
+        format!("UPDATE turns SET prompt = '' WHERE {OF_ITEM}"),
+        "DELETE FROM reports WHERE item = ?1".to_owned(),
+        "DELETE FROM gate_runs WHERE item = ?1".to_owned(),
+        "DELETE FROM item_changes WHERE item = ?1".to_owned(),
+        "DELETE FROM decisions WHERE item = ?1".to_owned(),
+    ] {
+        tx.prepare_cached(&sql)?.execute([id])?;
+    }
     Ok(tx.prepare_cached("DELETE FROM items WHERE id = ?1")?.execute([id])? == 1)
 }
 

@@ -146,7 +146,10 @@ fn kind_of(event: &Event) -> &'static str {
         Event::Merged { .. } => "merged",
         Event::MergeFailed { .. } => "merge_failed",
         Event::TimerFired { .. } => "timer_fired",
-        Event::PoolPaused { .. } => "pool_paused",
+        Event::Paused { .. } => "paused",
+        Event::GoesOn { .. } => "goes_on",
+        Event::Trouble { .. } => "trouble",
+        Event::Unreachable { .. } => "unreachable",
         Event::RateLimited { .. } => "rate_limited",
         Event::BudgetReached { .. } => "budget_reached",
         Event::AgentSaid { .. } => "agent_said",
@@ -161,10 +164,13 @@ fn item_of(event: &Event) -> Option<ItemId> {
         | Event::GatesRan { item, .. }
         | Event::Merged { item, .. }
         | Event::MergeFailed { item, .. }
+        | Event::Trouble { item, .. }
+        | Event::Unreachable { item, .. }
         | Event::RateLimited { item, .. }
         | Event::AgentSaid { item, .. } => Some(*item),
         Event::TimerFired { .. }
-        | Event::PoolPaused { .. }
+        | Event::Paused { .. }
+        | Event::GoesOn { .. }
         | Event::BudgetReached { .. }
         | Event::ProjectCreated { .. } => None,
     }

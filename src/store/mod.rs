@@ -15,6 +15,7 @@
 
 pub mod agents;
 pub mod calls;
+pub mod changes;
 pub mod conversation;
 pub mod costs;
 pub mod decisions;
@@ -32,10 +33,12 @@ pub mod merge_state;
 pub mod meta;
 mod open;
 pub mod outbox;
+pub mod pauses;
 pub mod people;
 pub mod projects;
 pub mod requests;
 pub mod rooms;
+pub mod tidying;
 pub mod timers;
 pub mod types;
 

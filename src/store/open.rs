@@ -10,8 +10,11 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Every migration, in order. A shipped one is never edited: add the next.
-const ALL: &[&str] =
-    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_pipeline.sql")];
+const ALL: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_pipeline.sql"),
+    include_str!("migrations/0003_movers.sql"),
+];
 
 static MIGRATIONS: LazyLock<Migrations<'static>> =
     LazyLock::new(|| Migrations::new(ALL.iter().map(|sql| M::up(sql)).collect()));

@@ -7,6 +7,7 @@ use crate::mail::{NewMail, send_reporting};
 use crate::model::agent::{Role, Waiting, WaitingFor};
 use crate::model::event::Event;
 use crate::model::mail::{MailType, Priority};
+use crate::store::pauses::{self, Scope};
 use crate::store::{Tx, agents as sessions, log};
 use crate::work;
 use chrono::TimeDelta;
@@ -74,8 +75,8 @@ fn agents_list(context: &Context, conn: &Connection, _: &ToolCaller, _: Nothing)
         let doing = if doing.is_empty() { "free".to_owned() } else { doing.join(", ") };
         let runtime = agent.runtime.as_str();
         let _ = write!(text, "{} ({}, {runtime}): {doing}", agent.name, agent.role.as_str());
-        if let Some(pause) = sessions::pool_pause(conn, agent.runtime)? {
-            let _ = write!(text, "; {runtime} is paused: {pause}");
+        if let Some(pause) = pauses::find(conn, &Scope::of_agent(agent))? {
+            let _ = write!(text, "; {runtime} is paused: {}", pause.reason);
         }
         text.push('\n');
     }

@@ -12,6 +12,7 @@ use crate::model::item::{Item, Kind, QaMode};
 use crate::model::stage::{MoveTo, Stage, StageEvent};
 use crate::store::{Tx, agents as sessions, gate_runs, log};
 use crate::work::{self, ItemChange, NewItem};
+use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -64,7 +65,8 @@ pub fn tools() -> Vec<Tool> {
             Who::Planners,
             "Starts an item: an agent codes it, the gates check it, and what passes is merged, all by itself. Also starts a blocked or failed item again. A lead starts its own child items.",
             item_start,
-        ),
+        )
+        .after(ready_to_start),
         acting(
             "item_stop",
             Who::Coordinator,
@@ -447,6 +449,19 @@ struct ItemStart {
     agent: Option<String>,
     /// The version that you have seen: refused when the item was changed since.
     version: Option<i64>,
+}
+
+/// Refuses to start what could not even begin.
+fn ready_to_start(
+    context: Arc<Context>,
+    arguments: &serde_json::Value,
+) -> BoxFuture<'static, Result<(), Refusal>> {
+    // What is wrong with the arguments the tool itself says.
+    let item = arguments.get("item").and_then(|item| serde_json::from_value(item.clone()).ok());
+    Box::pin(async move {
+        let Some(Number(item)) = item else { return Ok(()) };
+        Ok(work::ready(&context.services.store, item).await?)
+    })
 }
 
 fn item_start(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemStart) -> Answer {

@@ -123,6 +123,8 @@ impl Who {
 
 type Read = dyn Fn(&Context, &Connection, &ToolCaller, Value) -> Answer + Send + Sync;
 type Write = dyn Fn(&Context, &Tx<'_>, &ToolCaller, Value) -> Answer + Send + Sync;
+/// Asked outside before a tool that writes; its refusal is the tool's.
+type Before = fn(Arc<Context>, &Value) -> BoxFuture<'static, Result<(), Refusal>>;
 type Act = dyn Fn(Arc<Context>, ToolCaller, Value) -> BoxFuture<'static, Answer> + Send + Sync;
 
 /// What a tool does.
@@ -138,7 +140,16 @@ struct Tool {
     who: Who,
     description: &'static str,
     schema: Value,
+    before: Option<Before>,
     work: Work,
+}
+
+impl Tool {
+    /// The tool, carried out only when `before` does not refuse.
+    fn after(mut self, before: Before) -> Self {
+        self.before = Some(before);
+        self
+    }
 }
 
 /// Defines a tool that only reads.
@@ -153,7 +164,7 @@ fn reading<A: DeserializeOwned + JsonSchema + 'static>(
     let work = Work::Read(Arc::new(move |context, conn, caller, value| {
         run(context, conn, caller, args::parse(name, &known, value)?)
     }));
-    Tool { name, who, description, schema, work }
+    Tool { name, who, description, schema, before: None, work }
 }
 
 /// Defines a tool that changes the store and nothing else.
@@ -168,7 +179,7 @@ fn writing<A: DeserializeOwned + JsonSchema + 'static>(
     let work = Work::Write(Arc::new(move |context, tx, caller, value| {
         run(context, tx, caller, args::parse(name, &known, value)?)
     }));
-    Tool { name, who, description, schema, work }
+    Tool { name, who, description, schema, before: None, work }
 }
 
 /// Defines a tool that reaches outside.
@@ -189,7 +200,7 @@ where
             Ok(parsed) => Box::pin(run(context, caller, parsed)),
             Err(refusal) => Box::pin(std::future::ready(Err(refusal))),
         }));
-    Tool { name, who, description, schema, work }
+    Tool { name, who, description, schema, before: None, work }
 }
 
 impl Tools {
@@ -218,6 +229,13 @@ impl Tools {
     ) -> Answer {
         let context = Arc::clone(&self.inner.context);
         let caller = caller.clone();
+        let mut refusal = None;
+        if let Some(before) = tool.before {
+            match before(Arc::clone(&context), &arguments).await {
+                Err(Refusal::Said(text)) => refusal = Some(text),
+                other => other?,
+            }
+        }
         match &tool.work {
             Work::Read(run) => {
                 let run = Arc::clone(run);
@@ -238,6 +256,10 @@ impl Tools {
                         }
                         conversation::begin_call(tx, owner, &id, name, &arguments)?;
                         let text = run(&context, tx, &caller, arguments)?;
+                        // What is wrong with the call itself is said first; nothing is kept.
+                        if let Some(text) = refusal {
+                            return refuse(text);
+                        }
                         conversation::finish_call(tx, owner, &id, &text, false)?;
                         Ok(text)
                     })

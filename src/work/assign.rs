@@ -8,104 +8,95 @@
 //! An agent is free when it has no live session and holds no item: while its gates run, the work
 //! is still its own, because it gets it back when they fail. Work that comes back later (from QA or
 //! from the merge queue) goes to the agent that made it, which is waited for a while: it knows it.
+//!
+//! **What a pass costs** depends on who is free and not on how much waits: for each role the waiting
+//! rows are read from one covering index, in order, and no longer than one of them may still get an
+//! agent. Only the first [`NOTED`] that get none have the reason written down; those behind them
+//! wait for the same.
 
-use super::counters::{Counters, MAX_STARTS, note_once};
-use super::{WorkError, apply_to, each, lead, prompt, queue, system};
-use crate::clock::from_millis;
+mod roster;
+
+use super::counters::{Counters, MAX_STARTS};
+use super::{WorkError, apply_to, each, prompt, system};
 use crate::config::{AgentConfig, Config, ProjectConfig};
 use crate::model::agent::Role;
 use crate::model::ids::{AgentName, ItemId, ProjectName};
 use crate::model::item::Item;
 use crate::model::stage::{Column, Stage, StageEvent};
+use crate::store::Tx;
 use crate::store::agents::{self as sessions, CreateError, NewSession};
 use crate::store::decisions::{self, What};
-use crate::store::{Tx, items, meta};
+use crate::store::items::{self, Waiting};
 use chrono::Duration;
-use rusqlite::Connection;
+use roster::{Hold, Roster};
 use serde_json::json;
-use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 
-/// The span of the start rate limit, in milliseconds.
-const MINUTE_MS: i64 = 60_000;
 /// How long an item that comes back waits for the agent that worked on it before.
 const RETURN_WAIT: Duration = Duration::minutes(10);
-/// The columns in which agents hold items.
-pub(super) const HELD: [Column; 3] = [Column::Coding, Column::Qa, Column::Merge];
+/// How many waiting items are told in each pass why they wait.
+const NOTED: usize = 50;
 
-/// Who is busy with what.
-struct Roster {
-    /// Busy agents with the item that they hold.
-    busy: HashMap<AgentName, ItemId>,
-    /// How many of them take a place of `limits.max_agents`.
-    places: usize,
-    /// How many take a place in each project.
-    in_project: HashMap<ProjectName, usize>,
-    /// Items with a live session.
-    live: HashMap<ItemId, AgentName>,
-}
-
-impl Roster {
-    fn read(tx: &Tx<'_>) -> Result<Self, WorkError> {
-        let mut roster = Self {
-            busy: HashMap::new(),
-            places: 0,
-            in_project: HashMap::new(),
-            live: HashMap::new(),
-        };
-        // A lead that waits does nothing, and what it waits for needs its place.
-        let sessions = sessions::live_sessions(tx)?;
-        let resting: HashSet<ItemId> =
-            sessions.iter().filter(|session| lead::rests(session)).map(|s| s.item).collect();
-        for item in items::in_columns(tx, None, &HELD)? {
-            if let Some(agent) = item.stage.claim() {
-                if resting.contains(&item.id) {
-                    roster.busy.insert(agent.clone(), item.id);
-                } else {
-                    roster.take(agent.clone(), &item);
-                }
-            }
-        }
-        for session in sessions {
-            roster.live.insert(session.item, session.agent.clone());
-            if roster.busy.contains_key(&session.agent) {
-                continue;
-            }
-            if let Some(item) = items::find(tx, session.item)? {
-                roster.take(session.agent, &item);
-            } else {
-                roster.busy.insert(session.agent, session.item);
-                roster.places += 1;
-            }
-        }
-        Ok(roster)
-    }
-
-    fn take(&mut self, agent: AgentName, item: &Item) {
-        self.busy.insert(agent, item.id);
-        self.places += 1;
-        *self.in_project.entry(item.project.clone()).or_default() += 1;
-    }
+/// An agent for an item, and why it.
+struct Chosen<'c> {
+    item: ItemId,
+    agent: &'c AgentConfig,
+    project: ProjectConfig,
+    why: String,
 }
 
 /// Gives every waiting item that can have one an agent; notes for the others why not. Returns how
-/// many were started.
+/// many were started. What is nearly done goes first: conflicts, then QA, then coding.
 pub(super) fn assign(tx: &Tx<'_>, config: &Config) -> Result<usize, WorkError> {
-    let waiting: Vec<Item> = items::in_columns(tx, None, &HELD)?
-        .into_iter()
-        .filter(|item| item.stage.claim().is_none() && role_for(config, item).is_some())
-        .collect();
-    if waiting.is_empty() {
-        return Ok(0);
+    let mut roster = Roster::read(tx, config)?;
+    let (mut chosen, mut held) = (Vec::new(), Vec::new());
+    for wants in [Role::Mergemaster, Role::Qa, Role::Coder] {
+        choose_all(tx, &mut roster, wants, &mut chosen, &mut held)?;
     }
-    let mut roster = Roster::read(tx)?;
-    let busy = roster.busy.len();
-    each(tx, &waiting, |tx, item| {
-        if let Err(why_not) = assign_one(tx, config, &mut roster, item)? {
-            note_once(tx, item.id, What::NotStarted, &why_not, &json!({}))?;
+    for (item, hold) in &held {
+        decisions::note(tx, *item, What::NotStarted, hold.kind, &hold.why, &hold.inputs)?;
+    }
+    let mut started = 0;
+    each(
+        tx,
+        &chosen,
+        |one| one.item,
+        |tx, one| {
+            started += usize::from(begin(tx, one)?);
+            Ok(())
+        },
+    )?;
+    Ok(started)
+}
+
+/// Chooses agents for the items that wait for a role, in order.
+fn choose_all<'c>(
+    tx: &Tx<'_>,
+    roster: &mut Roster<'c>,
+    wants: Role,
+    chosen: &mut Vec<Chosen<'c>>,
+    held: &mut Vec<(ItemId, Hold)>,
+) -> Result<(), WorkError> {
+    let (mut noted, mut outcome) = (0, Ok(()));
+    items::waiting(tx, wants, |row| {
+        match choose(tx, roster, row) {
+            Ok(Ok(one)) => chosen.push(one),
+            Ok(Err(hold)) if noted < NOTED => {
+                noted += 1;
+                held.push((row.id, hold));
+            }
+            Ok(Err(_as_those_before)) => {}
+            Err(error) => {
+                outcome = Err(error);
+                return ControlFlow::Break(());
+            }
         }
-        Ok(())
+        if noted >= NOTED && roster.nobody_is_left(wants) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
     })?;
-    Ok(roster.busy.len() - busy)
+    outcome
 }
 
 /// The role of the agent that may run `item` now; `None`: nobody may.
@@ -114,26 +105,38 @@ pub(super) fn assign(tx: &Tx<'_>, config: &Config) -> Result<usize, WorkError> {
 /// splits it, a scout looks, a reviewer reviews. A conflict is for a mergemaster, or for a coder
 /// where no mergemaster is configured.
 pub fn role_for(config: &Config, item: &Item) -> Option<Role> {
-    let configured = |role| config.agents.iter().any(|agent| fits(agent, role, &item.project));
-    Some(match item.stage.wants_role()? {
-        Role::Coder if matches!(item.stage, Stage::Coding { .. }) => pinned_role(config, item),
-        Role::Mergemaster if !configured(Role::Mergemaster) => Role::Coder,
+    let wants = item.stage.wants_role()?;
+    let coded = item.stage.column() == Column::Coding;
+    Some(fitted(config, wants, coded, item.agent.as_ref(), &item.project))
+}
+
+/// The role that `wants` means with these agents.
+fn fitted(
+    config: &Config,
+    wants: Role,
+    coded: bool,
+    pinned: Option<&AgentName>,
+    project: &ProjectName,
+) -> Role {
+    match wants {
+        Role::Coder if coded => {
+            let agent = config.agents.iter().find(|agent| Some(&agent.name) == pinned);
+            match agent.map(|agent| agent.role) {
+                Some(role @ (Role::Coder | Role::Lead | Role::Scout | Role::Reviewer)) => role,
+                Some(Role::Qa | Role::Mergemaster) | None => Role::Coder,
+            }
+        }
+        Role::Mergemaster
+            if !config.agents.iter().any(|agent| fits(agent, Role::Mergemaster, project)) =>
+        {
+            Role::Coder
+        }
         role @ (Role::Coder
         | Role::Qa
         | Role::Mergemaster
         | Role::Lead
         | Role::Scout
         | Role::Reviewer) => role,
-    })
-}
-
-/// What the pinned agent does with an item that is coded.
-fn pinned_role(config: &Config, item: &Item) -> Role {
-    let pinned = item.agent.as_ref();
-    let agent = config.agents.iter().find(|agent| Some(&agent.name) == pinned);
-    match agent.map(|agent| agent.role) {
-        Some(role @ (Role::Coder | Role::Lead | Role::Scout | Role::Reviewer)) => role,
-        Some(Role::Qa | Role::Mergemaster) | None => Role::Coder,
     }
 }
 
@@ -142,196 +145,117 @@ fn fits(agent: &AgentConfig, role: Role, project: &ProjectName) -> bool {
     agent.role == role && (agent.projects.is_empty() || agent.projects.contains(project))
 }
 
-/// Starts an agent on `item`; the inner error is why none was started, in words.
-fn assign_one(
-    tx: &Tx<'_>,
-    config: &Config,
-    roster: &mut Roster,
-    item: &Item,
-) -> Result<Result<(), String>, WorkError> {
-    let Some(role) = role_for(config, item) else { return Ok(Ok(())) };
-    if role == Role::Coder && item.stage.column() == Column::Merge {
-        // On its way back to a coder.
-        return Ok(Ok(()));
-    }
-    let Some(project) = queue::project(tx, &item.project)? else {
-        return Ok(Err(format!("its project {} is not registered any more", item.project)));
-    };
-    if let Some(who) = meta::find(tx, meta::STOPPED_ALL)? {
-        return Ok(Err(format!("waits, because everything is stopped (by {who}): `resume all`")));
-    }
-    if project.paused {
-        return Ok(Err(format!("waits, because project {} is paused", item.project)));
-    }
-    if let Some(agent) = roster.live.get(&item.id) {
-        return Ok(Err(format!("waits until {agent}, which worked on it before, has ended")));
-    }
-    let busy = roster.places;
-    if busy >= config.limits.max_agents {
-        return Ok(Err(format!(
-            "waits, because {busy} agents are busy and limits.max_agents is {}",
-            config.limits.max_agents
-        )));
-    }
-    let here = roster.in_project.get(&item.project).copied().unwrap_or(0);
-    if let Some(max) = project.settings.max_agents.filter(|max| here >= *max) {
-        return Ok(Err(format!(
-            "waits, because {here} agents are busy in {} and its max_agents is {max}",
-            item.project
-        )));
-    }
-    let starts = decisions::count_since(tx, What::Started, tx.now() - MINUTE_MS)?;
-    if starts >= config.limits.max_starts_per_minute {
-        return Ok(Err(format!(
-            "waits, because {starts} agents were started in the last minute and \
-             limits.max_starts_per_minute is {}",
-            config.limits.max_starts_per_minute
-        )));
-    }
-    let (agent, why) = match choose(tx, config, roster, item, role)? {
-        Ok(chosen) => chosen,
-        Err(why_not) => return Ok(Err(why_not)),
-    };
-    let counters = Counters::of(tx, item.id)?;
-    if counters.starts >= MAX_STARTS {
-        super::settle::block(
-            tx,
-            item,
-            &format!("agents were started on it {} times without a commit", counters.starts),
-        )?;
-        return Ok(Ok(()));
-    }
-    begin(tx, item, agent, &why, &project.settings)?;
-    roster.take(agent.name.clone(), item);
-    roster.live.insert(item.id, agent.name.clone());
-    Ok(Ok(()))
-}
-
-/// The agent for `item` and why it: the pinned one, the one that worked on it before, or the first
-/// free one in configuration order.
+/// Chooses an agent for a waiting item and takes it off the roster; the inner error is why there is
+/// none.
 fn choose<'c>(
     tx: &Tx<'_>,
-    config: &'c Config,
-    roster: &Roster,
-    item: &Item,
-    role: Role,
-) -> Result<Result<(&'c AgentConfig, String), String>, WorkError> {
-    // A person pins the one who does the work; QA and conflicts stay with whoever is free.
-    let coded = matches!(item.stage, Stage::Coding { .. });
-    if let Some(pinned) = item.agent.as_ref().filter(|_| coded) {
-        let Some(agent) = config.agents.iter().find(|agent| agent.name == *pinned) else {
-            return Ok(Err(format!(
-                "is pinned to {pinned}, which is not configured: `assign {} AGENT` names another",
-                item.id
-            )));
-        };
-        if !fits(agent, role, &item.project) {
-            return Ok(Err(format!(
-                "is pinned to {pinned}, which is no {} for project {}",
-                role.as_str(),
-                item.project
-            )));
-        }
-        let free = free(tx, roster, agent)?;
-        return Ok(free.map(|agent| (agent, format!("{} is pinned to it", agent.name))));
+    roster: &mut Roster<'c>,
+    row: &Waiting,
+) -> Result<Result<Chosen<'c>, Hold>, WorkError> {
+    let coded = row.wants == Role::Coder;
+    let config = roster.config;
+    let role = fitted(config, row.wants, coded, row.agent.as_ref(), &row.project);
+    let project = match roster.room_in(tx, &row.project)? {
+        Ok(project) => project,
+        Err(hold) => return Ok(Err(hold)),
+    };
+    if let Some(hold) = roster.still_ends(row.id) {
+        return Ok(Err(hold));
     }
-    let fitting = || config.agents.iter().filter(|agent| fits(agent, role, &item.project));
-    if let Some(before) = worked_before(tx, item, role)?
-        && let Some(agent) = fitting().find(|agent| agent.name == before)
-    {
-        match free(tx, roster, agent)? {
-            Ok(agent) => {
-                return Ok(Ok((agent, format!("{} worked on it before", agent.name))));
+    let picked = match pick(tx, roster, row, role, coded)? {
+        Ok(picked) => picked,
+        Err(hold) => return Ok(Err(hold)),
+    };
+    roster.take(&picked.0.name, row.id, &row.project);
+    let (agent, why) = picked;
+    Ok(Ok(Chosen { item: row.id, agent, project, why }))
+}
+
+/// The agent for a waiting item and why it: the pinned one, the one that worked on it before, or
+/// the first free one in configuration order.
+fn pick<'c>(
+    tx: &Tx<'_>,
+    roster: &Roster<'c>,
+    row: &Waiting,
+    role: Role,
+    coded: bool,
+) -> Result<Result<(&'c AgentConfig, String), Hold>, WorkError> {
+    let agents = &roster.config.agents;
+    // A person pins the one who does the work; QA and conflicts stay with whoever is free.
+    if let Some(pinned) = row.agent.as_ref().filter(|_| coded) {
+        let agent = match agents.iter().find(|agent| agent.name == *pinned) {
+            Some(agent) if fits(agent, role, &row.project) => agent,
+            found => return Ok(Err(Hold::wrong_pin(row, pinned, role, found.is_some()))),
+        };
+        return Ok(match roster.why_not(agent) {
+            None => Ok((agent, format!("{} is pinned to it", agent.name))),
+            Some(why_not) => Err(Hold::pinned(why_not)),
+        });
+    }
+    let fitting = || agents.iter().filter(|agent| fits(agent, role, &row.project));
+    let before = if coded { row.coder.clone() } else { last_in_role(tx, row.id, role)? };
+    if let Some(agent) = fitting().find(|agent| Some(&agent.name) == before.as_ref()) {
+        let until = row.moved_at + RETURN_WAIT;
+        match roster.why_not(agent) {
+            None => return Ok(Ok((agent, format!("{} worked on it before", agent.name)))),
+            Some(busy) if coded && busy.is_busy && roster.now < until => {
+                return Ok(Err(Hold::returning(&agent.name, busy, until)));
             }
-            Err(busy) if coded && roster.busy.contains_key(&agent.name) => {
-                let until = item.updated_at + RETURN_WAIT;
-                if from_millis(tx.now()) < until {
-                    let until = until.format("%H:%M");
-                    return Ok(Err(format!(
-                        "waits for {before}, which worked on it before: {busy}; another may take \
-                         it from {until}"
-                    )));
-                }
-            }
-            Err(_paused) => {}
+            Some(_not_soon) => {}
         }
     }
     let mut reasons = Vec::new();
     for agent in fitting() {
-        match free(tx, roster, agent)? {
-            Ok(agent) => {
+        match roster.why_not(agent) {
+            None => {
                 let why = format!("{} was the first free {}", agent.name, role.as_str());
                 return Ok(Ok((agent, why)));
             }
-            Err(why_not) => reasons.push(why_not),
+            Some(why_not) => reasons.push(why_not),
         }
     }
-    let role = role.as_str();
-    Ok(Err(if reasons.is_empty() {
-        format!("waits for a {role}, but none is configured for project {}", item.project)
-    } else {
-        format!("waits for a free {role}: {}", reasons.join("; "))
-    }))
+    Ok(Err(Hold::nobody_free(role, &row.project, &reasons)))
 }
 
-/// The agent that last worked on `item` in this role.
-fn worked_before(
-    conn: &Connection,
-    item: &Item,
-    role: Role,
-) -> Result<Option<AgentName>, WorkError> {
-    let sessions = sessions::sessions_of_item(conn, item.id)?.into_iter().rev();
+/// The agent that last worked on the item in this role.
+fn last_in_role(tx: &Tx<'_>, item: ItemId, role: Role) -> Result<Option<AgentName>, WorkError> {
+    let sessions = sessions::sessions_of_item(tx, item)?.into_iter().rev();
     Ok(sessions.filter(|session| session.role == role).map(|session| session.agent).next())
 }
 
-/// Says whether `agent` can take an item now, or what keeps it.
-fn free<'c>(
-    tx: &Tx<'_>,
-    roster: &Roster,
-    agent: &'c AgentConfig,
-) -> Result<Result<&'c AgentConfig, String>, WorkError> {
-    if let Some(item) = roster.busy.get(&agent.name) {
-        let since = sessions::newest_session_of(tx, &agent.name)?
-            .map(|session| format!(" since {}", session.created_at.format("%H:%M")))
-            .unwrap_or_default();
-        return Ok(Err(format!("{} is on {item}{since}", agent.name)));
+/// Claims the item for its agent and creates the session; `false`: it was started too often.
+fn begin(tx: &Tx<'_>, chosen: &Chosen<'_>) -> Result<bool, WorkError> {
+    let (agent, item) = (chosen.agent, super::find(tx, chosen.item)?);
+    let counters = Counters::of(tx, item.id)?;
+    if counters.starts >= MAX_STARTS {
+        let why = format!("agents were started on it {} times without a commit", counters.starts);
+        super::settle::block(tx, &item, &why)?;
+        return Ok(false);
     }
-    if let Some(reason) = queue::pool_pause(tx, agent.runtime)? {
-        return Ok(Err(format!("{} is paused ({reason})", agent.name)));
-    }
-    Ok(Ok(agent))
-}
-
-/// Claims the item for `agent` and creates its session.
-fn begin(
-    tx: &Tx<'_>,
-    item: &Item,
-    agent: &AgentConfig,
-    why: &str,
-    project: &ProjectConfig,
-) -> Result<(), WorkError> {
     decisions::record(
         tx,
         Some(item.id),
         What::Started,
-        why,
+        &chosen.why,
         &json!({
             "agent": agent.name,
             "role": agent.role,
             "pinned": item.agent,
-            "stage": item.stage,
+            "stage": item.stage.name(),
+            "starts": counters.starts + 1,
         }),
     )?;
-    let prompt = first_prompt(tx, item, agent.role, project)?;
+    let prompt = first_prompt(tx, &item, agent.role, &chosen.project)?;
     let event = StageEvent::Claimed { agent: agent.name.clone() };
     let cause = format!("{} took it", agent.name);
-    let item = apply_to(tx, item, &event, &system(tx), &cause)?;
-    create(tx, &item, agent, prompt, true)
+    let item = apply_to(tx, &item, &event, &system(tx), &cause)?;
+    create(tx, &item, agent, prompt, true)?;
+    Ok(true)
 }
 
 /// What the agent is told that is started on `item`.
 fn first_prompt(
-    conn: &Connection,
+    tx: &Tx<'_>,
     item: &Item,
     role: Role,
     project: &ProjectConfig,
@@ -343,7 +267,7 @@ fn first_prompt(
             prompt::mergemaster(item, &project.base, &project.gates, kind, output)
         }
         Stage::Coding { note, .. } => match role {
-            Role::Lead => prompt::lead(item, &project.base, &items::handed_out(conn, item.id)?),
+            Role::Lead => prompt::lead(item, &project.base, &items::handed_out(tx, item.id)?),
             Role::Scout | Role::Reviewer => prompt::reader(item, &project.base, note.as_deref()),
             Role::Coder | Role::Qa | Role::Mergemaster => {
                 prompt::coder(item, &project.base, &project.gates, note.as_deref())

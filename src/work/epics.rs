@@ -5,12 +5,12 @@
 //! keeps its epic open: that is a person's to decide.
 
 use super::{WorkError, apply_to, each, find, system};
-use crate::model::ids::ItemId;
-use crate::model::item::{Item, Kind};
+use crate::model::ids::{ItemId, ProjectName};
+use crate::model::item::{Item, Kind, Origin};
 use crate::model::stage::StageEvent;
 use crate::store::decisions::{self, What};
 use crate::store::items::{self, Progress};
-use crate::store::{StoreError, Tx};
+use crate::store::{StoreError, Tx, changes};
 use rusqlite::Connection;
 use serde_json::json;
 
@@ -30,7 +30,13 @@ pub fn progress_in_words(progress: &Progress) -> String {
 }
 
 /// Refuses to make an item part of `epic` when that cannot be.
-pub(super) fn check(conn: &Connection, id: Option<ItemId>, epic: ItemId) -> Result<(), WorkError> {
+/// `id` and `project` are the item's; a new one has no number yet.
+pub(super) fn check(
+    conn: &Connection,
+    id: Option<ItemId>,
+    project: &ProjectName,
+    epic: ItemId,
+) -> Result<(), WorkError> {
     let parent = find(conn, epic)?;
     if parent.kind != Kind::Epic {
         return Err(WorkError::Invalid(format!(
@@ -44,17 +50,18 @@ pub(super) fn check(conn: &Connection, id: Option<ItemId>, epic: ItemId) -> Resu
             parent.stage.name()
         )));
     }
-    let Some(id) = id else { return Ok(()) };
-    if id == epic {
+    if id == Some(epic) {
         return Err(WorkError::Invalid(format!("epic {epic} cannot be part of itself")));
     }
-    let item = find(conn, id)?;
-    if item.project != parent.project {
+    if *project != parent.project {
+        let item = id.map_or_else(|| "the new item".to_owned(), |id| format!("item {id}"));
         return Err(WorkError::Invalid(format!(
-            "item {id} belongs to {} and epic {epic} to {}: an epic holds items of its own project",
-            item.project, parent.project
+            "{item} belongs to {project} and epic {epic} to {}: an epic holds items of its own \
+             project",
+            parent.project
         )));
     }
+    let Some(id) = id else { return Ok(()) };
     // An epic waits for its items as if it depended on them.
     if let Some(path) = items::path_between(conn, id, epic)? {
         let names: Vec<String> = path.iter().map(ItemId::to_string).collect();
@@ -77,29 +84,31 @@ pub(super) fn close(tx: &Tx<'_>) -> Result<(), WorkError> {
             complete.push(epic);
         }
     }
-    each(tx, &complete, |tx, epic| {
-        let progress = items::progress(tx, epic.id)?;
-        let why = format!("all {} of its items are done", progress.items);
-        decisions::record(
-            tx,
-            Some(epic.id),
-            What::Archived,
-            &why,
-            &json!({"items": progress.items, "done": progress.done}),
-        )?;
-        let at = crate::clock::from_millis(tx.now());
-        apply_to(tx, epic, &StageEvent::Finished { at }, &system(tx), &why)?;
-        Ok(())
-    })
+    each(
+        tx,
+        &complete,
+        |epic| epic.id,
+        |tx, epic| {
+            let progress = items::progress(tx, epic.id)?;
+            let why = format!("all {} of its items are done", progress.items);
+            decisions::record(
+                tx,
+                Some(epic.id),
+                What::Archived,
+                &why,
+                &json!({"items": progress.items, "done": progress.done}),
+            )?;
+            let at = crate::clock::from_millis(tx.now());
+            apply_to(tx, epic, &StageEvent::Finished { at }, &system(tx), &why)?;
+            Ok(())
+        },
+    )
 }
 
 /// Takes what an epic held out of it: the epic is deleted.
-pub(super) fn release(tx: &Tx<'_>, epic: ItemId) -> Result<(), StoreError> {
-    for mut child in items::children(tx, epic)? {
-        child.epic = None;
-        if let Err(error) = items::put_fields(tx, &child) {
-            tracing::warn!(item = child.id.0, %error, "an item keeps a deleted epic");
-        }
+pub(super) fn release(tx: &Tx<'_>, epic: ItemId, origin: &Origin) -> Result<(), StoreError> {
+    for child in items::clear_epic(tx, epic)? {
+        changes::record(tx, child.id, "epic", Some(&epic.to_string()), None, origin)?;
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use crate::model::item::Item;
 use crate::model::stage::Stage;
 use crate::store::agents as sessions;
 use crate::store::decisions::{self, What};
-use crate::store::{log, merge_predictions, meta};
+use crate::store::pauses::{self, Scope};
+use crate::store::{changes, items, log, merge_predictions, meta};
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use std::fmt::Write;
@@ -28,6 +29,12 @@ pub fn explain(conn: &Connection, id: ItemId) -> Result<String, WorkError> {
     for moved in log::transitions_of(conn, id)?.into_iter().rev().take(TOLD) {
         let to = moved.to.name().replace('_', " ");
         history.push((moved.at, format!("to {to}: {} ({})", moved.cause, moved.origin.id)));
+    }
+    for change in changes::of_item(conn, id, TOLD)? {
+        let [before, after] = [&change.before, &change.after]
+            .map(|side| side.as_deref().map_or_else(|| "nothing".to_owned(), |side| cut(side, 60)));
+        let line = format!("{}: {before} → {after} ({})", change.field, change.origin.id);
+        history.push((change.at, line));
     }
     history.sort_by_key(|(at, _)| *at);
     if !history.is_empty() {
@@ -82,8 +89,13 @@ fn held_back(
 }
 
 fn one_line(text: &str) -> String {
+    cut(text, 200)
+}
+
+/// The beginning of a text's first line.
+fn cut(text: &str, most: usize) -> String {
     let line = text.lines().next().unwrap_or_default();
-    match line.char_indices().nth(200) {
+    match line.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line.to_owned(),
     }
@@ -166,16 +178,28 @@ fn waiting(conn: &Connection, item: &Item, role: &str) -> Result<String, WorkErr
         ));
     }
     let newest = decisions::newest_of(conn, item.id, What::NotStarted)?;
-    let moved_at = log::transitions_of(conn, item.id)?.last().map(|moved| moved.at);
+    let moved_at = items::moved_at(conn, item.id)?;
     Ok(match newest.filter(|decision| moved_at.is_none_or(|at| decision.at >= at)) {
         Some(decision) => format!("{}.", decision.why),
-        None => format!("waits for a free {role}."),
+        None => match items::waiting_before(conn, item)? {
+            0 => format!("waits for a free {role}."),
+            before => format!("waits for a free {role}; {before} other items wait before it."),
+        },
     })
 }
 
 /// What the agent that holds an item does.
 fn working(conn: &Connection, item: &Item, agent: &str) -> Result<String, WorkError> {
     let Some(session) = sessions::live_session_of(conn, item.id)? else {
+        for scope in [Scope::Machine, Scope::Project(item.project.clone())] {
+            if let Some(pause) = pauses::find(conn, &scope)? {
+                return Ok(format!(
+                    "is held by {agent}, whose work cannot be checked now: {}. It is tried again \
+                     by itself.",
+                    pause.reason
+                ));
+            }
+        }
         return Ok(format!("is held by {agent}, whose work is being checked."));
     };
     let since = moment(session.created_at);

@@ -1,90 +1,128 @@
 //! The worktree keeper: when an item has ended, its worktree goes.
 //!
-//! Reads the transition log by a durable cursor that moves after the removal: a crash in between
+//! Reads the transition log by a durable cursor and writes down, in the transaction that moves it,
+//! which worktrees are to go; then it removes them one by one. One that cannot be removed stays on
+//! the list, is tried again with growing distances, and the room is told once. A crash in between
 //! removes again, which is safe. A rejected item keeps its worktree for inspection.
 
 use super::world::World;
 use super::{WorkError, text};
-use crate::model::ids::ItemId;
-use crate::model::item::Item;
+use crate::model::chat::Outgoing;
+use crate::model::event::Transition;
+use crate::model::ids::SessionKey;
 use crate::model::stage::Stage;
-use crate::store::agents as sessions;
 use crate::store::decisions::{self, What};
 use crate::store::log::{self, Log};
-use crate::store::{Store, items};
+use crate::store::tidying::{self, Tidying};
+use crate::store::{Store, Tx, items, outbox};
+use chrono::Duration;
 use rusqlite::Connection;
 use serde_json::json;
 
 /// This reader's name in the table of cursors.
 const SUBSCRIBER: &str = "work.worktrees";
-/// How many moves one step reads.
+/// How many moves one transaction reads.
 const BATCH: usize = 200;
+/// How long a worktree that could not be removed waits before it is tried again; doubled each time.
+const FIRST_WAIT: Duration = Duration::minutes(1);
+/// The longest such wait.
+const LAST_WAIT: Duration = Duration::hours(1);
 
-/// The next worktree that is to go.
-struct Next {
-    /// The position of the move that ended the item, or of the last one read.
-    seq: i64,
-    /// The item; `None`: nothing among what was read has to go.
-    item: Option<Item>,
+/// What was kept of a worktree that was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// Refs that hold what no branch held.
+    pub rescued: Vec<String>,
+    /// The item's branch, where the base does not hold all of it.
+    pub branch: Option<String>,
 }
 
-/// How far the keeper has come in the log of moves.
-pub(super) fn position(conn: &Connection) -> Result<i64, WorkError> {
-    Ok(log::position(conn, SUBSCRIBER, Log::Transitions)?)
+/// Whether the worktree that a move made superfluous was seen to, or was tried at least once.
+pub(super) fn has_seen_to(conn: &Connection, moved: &Transition) -> Result<bool, WorkError> {
+    Ok(log::position(conn, SUBSCRIBER, Log::Transitions)? >= moved.seq
+        && !tidying::is_fresh(conn, moved.item)?)
 }
 
-/// Removes the next worktree that is due; says whether there may be more.
+/// Reads what has ended, or removes the next worktree that is due; says whether there may be more.
 pub(super) async fn step(store: &Store, world: &dyn World) -> Result<bool, WorkError> {
-    let Some(next) = store.read(find_next).await? else { return Ok(false) };
-    let mut outcome = None;
-    if let Some(item) = next.item {
-        let why = match world.remove_worktree(&item).await {
-            Ok(()) => "it has ended".to_owned(),
-            Err(error) => {
-                tracing::warn!(item = item.id.0, error = format!("{error:#}"), "worktree stays");
-                format!("it stays: {}", text::first_line(&format!("{error:#}")))
-            }
-        };
-        outcome = Some((item.id, why));
+    if store.write(take_down).await? {
+        return Ok(true);
     }
+    let now = store.clock().millis();
+    let next = store.read(move |conn| {
+        let Some(next) = tidying::next(conn, now)? else { return Ok(None) };
+        let goes_on = items::find(conn, next.item)?.is_some_and(|item| !is_over(&item.stage));
+        Ok::<_, WorkError>(Some((next, goes_on)))
+    });
+    let Some((next, goes_on)) = next.await? else { return Ok(false) };
+    if goes_on {
+        store.write(move |tx| tidying::remove(tx, next.item)).await?;
+        return Ok(true);
+    }
+    let removed = world.remove_worktree(&next.project, next.item).await;
+    let removed = removed.map_err(|error| format!("{error:#}"));
     store
-        .write(move |tx| {
-            if let Some((id, why)) = outcome {
-                decisions::record(tx, Some(id), What::WorktreeRemoved, &why, &json!({}))?;
-            }
-            log::advance(tx, SUBSCRIBER, Log::Transitions, next.seq)?;
-            Ok::<(), WorkError>(())
+        .write(move |tx| match removed {
+            Ok(kept) => gone(tx, &next, &kept),
+            Err(error) => stays(tx, &next, &error),
         })
         .await?;
     Ok(true)
 }
 
-fn find_next(conn: &Connection) -> Result<Option<Next>, WorkError> {
-    let position = position(conn)?;
-    let moves = log::transitions_after(conn, position, BATCH)?;
-    let mut seen = position;
-    for moved in &moves {
-        if moved.to.is_terminal() && !matches!(moved.to, Stage::Rejected { .. }) {
-            if sessions::live_session_of(conn, moved.item)?.is_some() {
-                // Its agent is being stopped: later.
-                break;
-            }
-            if let Some(item) = ended(conn, moved.item)? {
-                return Ok(Some(Next { seq: moved.seq, item: Some(item) }));
-            }
+/// Writes down the worktrees of items that have ended since the last time; says whether there was
+/// anything to read.
+fn take_down(tx: &Tx<'_>) -> Result<bool, WorkError> {
+    let position = log::position(tx, SUBSCRIBER, Log::Transitions)?;
+    let moves = log::transitions_after(tx, position, BATCH)?;
+    let Some(last) = moves.last().map(|moved| moved.seq) else { return Ok(false) };
+    for moved in moves.into_iter().filter(|moved| is_over(&moved.to)) {
+        // Of a deleted one, `delete` has written it down.
+        if let Some(item) = items::find(tx, moved.item)?.filter(|item| is_over(&item.stage)) {
+            tidying::add(tx, item.id, &item.project, &item.name, item.room.as_ref())?;
         }
-        seen = moved.seq;
     }
-    Ok((seen > position).then_some(Next { seq: seen, item: None }))
+    log::advance(tx, SUBSCRIBER, Log::Transitions, last)?;
+    Ok(true)
 }
 
-/// The item, if it still is at its end; a deleted one as it was.
-fn ended(conn: &Connection, id: ItemId) -> Result<Option<Item>, WorkError> {
-    if let Some(item) = items::find(conn, id)? {
-        let gone = item.stage.is_terminal() && !matches!(item.stage, Stage::Rejected { .. });
-        return Ok(gone.then_some(item));
+/// Whether an item that ended like that needs its worktree no more.
+fn is_over(stage: &Stage) -> bool {
+    stage.is_terminal() && !matches!(stage, Stage::Rejected { .. })
+}
+
+fn gone(tx: &Tx<'_>, tidied: &Tidying, kept: &Kept) -> Result<(), WorkError> {
+    let inputs = json!({"rescued": kept.rescued, "branch": kept.branch, "tries": tidied.tries});
+    decisions::record(tx, Some(tidied.item), What::WorktreeRemoved, "the item has ended", &inputs)?;
+    tidying::remove(tx, tidied.item)?;
+    if !kept.rescued.is_empty() {
+        let text = text::rescued(tidied.item, &tidied.name, &kept.rescued);
+        say(tx, tidied, text, &format!("work.rescued:{}", kept.rescued.join(",")))?;
     }
-    let deleted = decisions::newest_of(conn, id, What::Deleted)?;
-    let item = deleted.and_then(|decision| decision.inputs.get("item").cloned());
-    Ok(item.and_then(|item| serde_json::from_value(item).ok()))
+    Ok(())
+}
+
+fn stays(tx: &Tx<'_>, tidied: &Tidying, error: &str) -> Result<(), WorkError> {
+    tracing::warn!(item = tidied.item.0, error, "a worktree stays");
+    let wait = (FIRST_WAIT * 2_i32.pow(tidied.tries.min(10))).min(LAST_WAIT);
+    tidying::put_off(tx, tidied.item, tx.now() + wait.num_milliseconds(), error)?;
+    let why = format!("its worktree stays: {}", text::first_line(error));
+    let inputs = json!({"tries": tidied.tries + 1, "again_in_s": wait.num_seconds()});
+    decisions::note(tx, tidied.item, What::PutOff, "worktree", &why, &inputs)?;
+    let text = text::worktree_stays(tidied.item, &tidied.name, error);
+    say(tx, tidied, text, &format!("work.worktree:{}", tidied.item))
+}
+
+fn say(tx: &Tx<'_>, tidied: &Tidying, text: String, key: &str) -> Result<(), WorkError> {
+    let room = match &tidied.room {
+        Some(room) => Some(room.clone()),
+        None => match items::find(tx, tidied.item)? {
+            Some(item) => super::queue::room_of(tx, &item)?,
+            None => None,
+        },
+    };
+    let Some(room) = room else { return Ok(()) };
+    let outgoing = Outgoing::text(SessionKey::main(room), text).about(tidied.item);
+    outbox::enqueue(tx, &outgoing, Some(key))?;
+    Ok(())
 }

@@ -265,17 +265,24 @@ pub(super) fn tell(tx: &Tx<'_>) -> Result<bool, WorkError> {
     Ok(moves.len() == BATCH || events.len() == BATCH)
 }
 
-/// The item as it is, or as it was when it was deleted, if it is a child.
-fn child_of(conn: &Connection, id: ItemId) -> Result<Option<Item>, WorkError> {
-    let found = match items::find(conn, id)? {
-        Some(item) => Some(item),
-        None => {
-            let deleted = decisions::newest_of(conn, id, What::Deleted)?;
-            let item = deleted.and_then(|decision| decision.inputs.get("item").cloned());
-            item.and_then(|item| serde_json::from_value(item).ok())
-        }
+/// A child item, or what is still known of one that was deleted.
+struct Child {
+    id: ItemId,
+    parent: ItemId,
+    /// `None`: deleted, and its name with it.
+    item: Option<Item>,
+}
+
+/// The child item of this number, if it is or was one.
+fn child_of(conn: &Connection, id: ItemId) -> Result<Option<Child>, WorkError> {
+    let item = items::find(conn, id)?;
+    let parent = match &item {
+        Some(item) => item.parent,
+        None => decisions::newest_of(conn, id, What::Deleted)?
+            .and_then(|deleted| deleted.inputs.get("parent").and_then(Value::as_i64))
+            .map(ItemId),
     };
-    Ok(found.filter(|item: &Item| item.parent.is_some()))
+    Ok(parent.map(|parent| Child { id, parent, item }))
 }
 
 /// What of a child's move its lead must know: the sort of mail, and what happened.
@@ -310,17 +317,19 @@ fn worth_telling(from: Option<&Stage>, to: &Stage) -> Option<(MailType, String)>
     })
 }
 
-/// Who leads the parent of a child now.
-fn lead_of(conn: &Connection, child: &Item) -> Result<Option<(Item, AgentName)>, WorkError> {
-    let Some(parent) = child.parent else { return Ok(None) };
+/// The parent of a child, and who leads it now.
+fn lead_of(conn: &Connection, parent: ItemId) -> Result<Option<(Item, AgentName)>, WorkError> {
     let Some(parent) = items::find(conn, parent)? else { return Ok(None) };
     let lead = parent.stage.claim().cloned();
     Ok(lead.map(|lead| (parent, lead)))
 }
 
-fn write_letter(tx: &Tx<'_>, child: &Item, kind: MailType, what: &str) -> Result<(), WorkError> {
-    let Some((parent, lead)) = lead_of(tx, child)? else { return Ok(()) };
-    let mut body = format!("#{} {} {what}.", child.id, child.name);
+fn write_letter(tx: &Tx<'_>, child: &Child, kind: MailType, what: &str) -> Result<(), WorkError> {
+    let Some((parent, lead)) = lead_of(tx, child.parent)? else { return Ok(()) };
+    let mut body = match &child.item {
+        Some(item) => format!("#{} {} {what}.", child.id, item.name),
+        None => format!("#{} {what}.", child.id),
+    };
     if let Some(report) = sessions::reports_of_item(tx, child.id)?.pop() {
         let end = report.summary.floor_char_boundary(REPORT_BYTES);
         body.push_str(&format!("\n\n{} reported:\n{}", report.agent, &report.summary[..end]));
@@ -332,8 +341,8 @@ fn write_letter(tx: &Tx<'_>, child: &Item, kind: MailType, what: &str) -> Result
     } else {
         format!("\n\nStill open:\n{}", children_in_words(&open))
     });
-    let payload: Option<Value> = match (kind, &child.stage) {
-        (MailType::Merged, Stage::Done { commit, .. }) => Some(json!({"commit": commit})),
+    let payload: Option<Value> = match (kind, child.item.as_ref().map(|item| &item.stage)) {
+        (MailType::Merged, Some(Stage::Done { commit, .. })) => Some(json!({"commit": commit})),
         // Archived since, or told late: the commit is no secret, but it is not at hand.
         (MailType::Merged, _later) => Some(json!({"commit": "on the base branch"})),
         (MailType::Escalation, _stage) => Some(json!({"reason": what})),
@@ -352,10 +361,12 @@ fn tell_death(
     seen_by: &str,
 ) -> Result<(), WorkError> {
     let Some(item) = items::find(tx, id)? else { return Ok(()) };
-    let to = match (item.parent, lead_of(tx, &item)?) {
-        (Some(_parent), Some((_item, lead))) => lead.0,
-        (Some(_parent), None) => return Ok(()),
-        (None, _) => COORDINATOR.to_owned(),
+    let to = match item.parent {
+        Some(parent) => match lead_of(tx, parent)? {
+            Some((_parent, lead)) => lead.0,
+            None => return Ok(()),
+        },
+        None => COORDINATOR.to_owned(),
     };
     let mut payload = json!({"agent": agent, "reason": reason, "seen_by": seen_by});
     if let Some(session) = session {

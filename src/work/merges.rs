@@ -15,7 +15,7 @@ use crate::model::agent::Role;
 use crate::model::event::{Event, EventRow};
 use crate::model::ids::ItemId;
 use crate::model::item::{Item, OriginKind};
-use crate::model::stage::{Column, MergeFailureKind, Stage, StageEvent};
+use crate::model::stage::{MergeFailureKind, Stage, StageEvent};
 use crate::store::decisions::{self, What};
 use crate::store::log::{self, Log};
 use crate::store::{Tx, items};
@@ -57,7 +57,10 @@ fn take(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
         Event::TurnFinished { .. }
         | Event::WorkerDied { .. }
         | Event::GatesRan { .. }
-        | Event::PoolPaused { .. }
+        | Event::Paused { .. }
+        | Event::GoesOn { .. }
+        | Event::Trouble { .. }
+        | Event::Unreachable { .. }
         | Event::RateLimited { .. }
         | Event::BudgetReached { .. }
         | Event::AgentSaid { .. }
@@ -201,24 +204,26 @@ fn count_round(tx: &Tx<'_>, item: &Item, kind: &MergeFailureKind) -> Result<(), 
 /// Brings every failed merge further that nobody works on: back to a coder, or into the queue
 /// again. Those for a mergemaster are the assigner's.
 pub(super) fn go_on(tx: &Tx<'_>, config: &Config) -> Result<(), WorkError> {
-    let failed = items::in_columns(tx, None, &[Column::Merge])?;
-    each(tx, &failed, |tx, item| {
-        let (Stage::MergeFailure { kind, output, .. }
-        | Stage::MergeFailureFinal { kind, output, .. }) = &item.stage
-        else {
-            return Ok(());
-        };
-        if item.stage.claim().is_some() {
-            return Ok(());
-        }
-        match assign::role_for(config, item) {
-            Some(Role::Coder) => to_coder(tx, item, kind, output),
-            Some(Role::Mergemaster | Role::Qa | Role::Lead | Role::Scout | Role::Reviewer) => {
-                Ok(())
+    let failed = items::unmerged(tx)?;
+    each(
+        tx,
+        &failed,
+        |item| item.id,
+        |tx, item| {
+            let (Stage::MergeFailure { kind, output, .. }
+            | Stage::MergeFailureFinal { kind, output, .. }) = &item.stage
+            else {
+                return Ok(());
+            };
+            match assign::role_for(config, item) {
+                Some(Role::Coder) => to_coder(tx, item, kind, output),
+                Some(Role::Mergemaster | Role::Qa | Role::Lead | Role::Scout | Role::Reviewer) => {
+                    Ok(())
+                }
+                None => retry(tx, item),
             }
-            None => retry(tx, item),
-        }
-    })
+        },
+    )
 }
 
 /// Gives a failed merge back to a coder, with what failed.
@@ -253,7 +258,8 @@ fn retry(tx: &Tx<'_>, item: &Item) -> Result<(), WorkError> {
     let Stage::MergeFailure { kind, in_a_row, .. } = &item.stage else { return Ok(()) };
     let doublings = in_a_row.saturating_sub(1).min(10);
     let wait = (FIRST_BACKOFF * 2_i32.pow(doublings)).min(LAST_BACKOFF);
-    if from_millis(tx.now()) - item.updated_at < wait {
+    let failed_at = items::moved_at(tx, item.id)?.unwrap_or(item.updated_at);
+    if from_millis(tx.now()) - failed_at < wait {
         return Ok(());
     }
     let why = format!("tried again {} s after: {}", wait.num_seconds(), kind.name());

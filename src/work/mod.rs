@@ -19,6 +19,7 @@ mod board;
 mod counters;
 mod epics;
 mod explain;
+mod fields;
 mod keeper;
 mod lead;
 mod merges;
@@ -27,9 +28,11 @@ mod notices;
 mod pins;
 mod prompt;
 mod queue;
+mod ready;
 mod review;
 mod service;
 mod settle;
+mod strays;
 mod text;
 mod timed;
 mod world;
@@ -41,26 +44,24 @@ pub use assign::role_for;
 pub use board::{Board, Entry, QueuePlace, Shelf, board_json, overview};
 pub use epics::{children_in_words, progress, progress_in_words};
 pub use explain::{explain, why};
+pub use keeper::Kept;
 pub use lead::{cannot_wait, file_child, open_children, start_child, unfinished};
 pub use pins::check_pin;
+pub use ready::ready;
 pub use review::{Verdict, check_commit, decide};
 pub use service::WorkService;
-pub use world::{Checked, DiffSummary, FailedGate, GateOutcome, Workshop, World};
+pub use world::{Checked, DiffSummary, FailedGate, GateOutcome, Trouble, Workshop, World};
 
 use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::{Item, Kind, Origin, OriginKind, QaMode};
-use crate::model::stage::{Column, IllegalTransition, Stage, StageEvent, next};
+use crate::model::stage::{Column, IllegalTransition, MoveTo, Stage, StageEvent, next};
 use crate::store::agents as sessions;
 use crate::store::decisions::{self, What};
 use crate::store::items::{self, ItemError, NewRow};
-use crate::store::{StoreError, Tx, log};
+use crate::store::{StoreError, Tx, changes, log, tidying};
+use fields::{check_body, checked_name};
 use rusqlite::Connection;
 use serde_json::json;
-
-/// The longest name of an item, in characters.
-const NAME_MAX: usize = 300;
-/// The longest body of an item, in bytes.
-const BODY_MAX: usize = 256 * 1024;
 
 /// Why a change of an item was not made; nothing was written. Each message names the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +164,7 @@ pub fn create(tx: &Tx<'_>, new: NewItem) -> Result<Item, WorkError> {
         )));
     };
     if let Some(epic) = new.epic {
-        epics::check(tx, None, epic)?;
+        epics::check(tx, None, &new.project, epic)?;
     }
     let row = NewRow {
         project: &new.project,
@@ -197,11 +198,7 @@ pub fn start(
 ) -> Result<Item, WorkError> {
     check_origin(origin)?;
     let mut item = find(tx, id)?;
-    if item.kind == Kind::Epic {
-        return Err(WorkError::Refused(format!(
-            "item {id} is an epic and no agent works on an epic itself: start its items instead"
-        )));
-    }
+    refuse_epic(&item)?;
     // The stage is asked first: a done item is not told about its dependencies.
     let to = next(&item.stage, &StageEvent::Started).map_err(|no| WorkError::Illegal(id, no))?;
     let waits_for = movers::unmet(tx, &item)?;
@@ -211,12 +208,15 @@ pub fn start(
     if let Some(agent) = agent
         && item.agent.as_ref() != Some(agent)
     {
-        item.agent = Some(agent.clone());
+        let before = item.agent.replace(agent.clone());
+        let before = before.as_ref().map(AgentName::as_str);
+        changes::record(tx, id, "agent", before, Some(agent.as_str()), origin)?;
         item = items::put_fields(tx, &item).map_err(|error| translate(tx, error))?;
     }
     let cause = format!("started by {}", origin.id);
+    let inputs = json!({"agent": agent, "from": item.stage.name()});
     let item = enter(tx, &item, to, &cause, origin)?;
-    decisions::record(tx, Some(id), What::Cleared, &cause, &json!({"agent": agent}))?;
+    decisions::record_by(tx, Some(id), What::Cleared, &cause, &inputs, origin)?;
     Ok(item)
 }
 
@@ -234,8 +234,10 @@ pub fn stop(tx: &Tx<'_>, id: ItemId, origin: &Origin) -> Result<Item, WorkError>
         )));
     }
     let reason = format!("stopped by {}", origin.id);
-    let item = apply(tx, id, &StageEvent::Blocked { reason: reason.clone() }, origin, &reason)?;
-    decisions::record(tx, Some(id), What::Stopped, &reason, &json!({}))?;
+    let inputs = json!({"stage": item.stage.name(), "agent": item.stage.claim()});
+    let item =
+        apply_to(tx, &item, &StageEvent::Blocked { reason: reason.clone() }, origin, &reason)?;
+    decisions::record_by(tx, Some(id), What::Stopped, &reason, &inputs, origin)?;
     Ok(item)
 }
 
@@ -267,12 +269,40 @@ fn apply_to(
         find(tx, *by)?;
     }
     let to = next(&item.stage, event).map_err(|no| WorkError::Illegal(item.id, no))?;
+    if let StageEvent::Moved { to } = event {
+        check_move(tx, item, *to)?;
+    }
     if matches!(event, StageEvent::Unblocked | StageEvent::Moved { .. })
         && origin.kind != OriginKind::System
     {
-        decisions::record(tx, Some(item.id), What::Cleared, cause, &json!({}))?;
+        let inputs = json!({"from": item.stage.name(), "to": to.name()});
+        decisions::record_by(tx, Some(item.id), What::Cleared, cause, &inputs, origin)?;
     }
     enter(tx, item, to, cause, origin)
+}
+
+/// What a start refuses, a move to where the start would lead refuses as well.
+fn check_move(tx: &Tx<'_>, item: &Item, to: MoveTo) -> Result<(), WorkError> {
+    match to {
+        MoveTo::Upcoming | MoveTo::Backlog => return Ok(()),
+        MoveTo::Coding | MoveTo::Qa | MoveTo::ReviewHold | MoveTo::Merge => {}
+    }
+    refuse_epic(item)?;
+    let waits_for = movers::unmet(tx, item)?;
+    if !waits_for.is_empty() {
+        return Err(WorkError::Refused(movers::unmet_in_words(item, &waits_for)));
+    }
+    Ok(())
+}
+
+fn refuse_epic(item: &Item) -> Result<(), WorkError> {
+    if item.kind == Kind::Epic {
+        return Err(WorkError::Refused(format!(
+            "item {} is an epic and no agent works on an epic itself: start its items instead",
+            item.id
+        )));
+    }
+    Ok(())
 }
 
 /// Writes a stage that the stage machine gave, and keeps the merge queue in step with it.
@@ -328,7 +358,8 @@ pub fn update(
 ) -> Result<Item, WorkError> {
     check_origin(origin)?;
     expect_version(tx, id, expected_version)?;
-    let mut item = find(tx, id)?;
+    let before = find(tx, id)?;
+    let mut item = before.clone();
     if let Some(name) = change.name {
         item.name = checked_name(&name)?;
     }
@@ -338,7 +369,7 @@ pub fn update(
     }
     if let Some(epic) = change.epic {
         if let Some(epic) = epic {
-            epics::check(tx, Some(id), epic)?;
+            epics::check(tx, Some(id), &item.project, epic)?;
         }
         item.epic = epic;
     }
@@ -355,45 +386,59 @@ pub fn update(
     if let Some(depends_on) = change.depends_on {
         items::set_dependencies(tx, id, &depends_on).map_err(|error| translate(tx, error))?;
     }
-    find(tx, id)
+    let item = find(tx, id)?;
+    fields::note_changes(tx, &before, &item, origin)?;
+    Ok(item)
 }
 
-/// Deletes an item; its number stays taken, and its worktree is removed afterwards (work in it
-/// that is on no branch is rescued first).
-///
-/// Refused while an agent works on it, and while others depend on it.
-pub fn delete(tx: &Tx<'_>, id: ItemId, origin: &Origin) -> Result<(), WorkError> {
-    check_origin(origin)?;
-    let item = find(tx, id)?;
-    if let Some(session) = sessions::live_session_of(tx, id)? {
-        return Err(WorkError::Refused(format!(
-            "{} works on item {id}: `stop {id}` first, then delete it",
-            session.agent
-        )));
-    }
+/// Refuses what [`delete`] would refuse whoever is at work: to be asked before agents are ended.
+pub fn may_be_deleted(conn: &Connection, id: ItemId) -> Result<Item, WorkError> {
+    let item = find(conn, id)?;
     let hanging: Vec<String> =
-        items::dependents(tx, id)?.iter().map(|other| other.id.to_string()).collect();
+        items::dependents(conn, id)?.iter().map(|other| other.id.to_string()).collect();
     if !hanging.is_empty() {
         return Err(WorkError::Refused(format!(
             "item {id} cannot be deleted because {} depends on it: change that first",
             hanging.join(", ")
         )));
     }
-    if !queue::leave(tx, id)? {
+    if queue::is_landing(conn, id)? {
         return Err(WorkError::Refused(format!(
             "item {id} is being landed on the base branch at this moment: wait until it is done"
         )));
     }
+    Ok(item)
+}
+
+/// Deletes an item with its content; its number stays taken, and its worktree is removed afterwards
+/// (work in it that is on no branch is rescued first). The items of an epic stay, without it.
+///
+/// Refused while an agent works on it, and while others depend on it: see [`may_be_deleted`].
+pub fn delete(tx: &Tx<'_>, id: ItemId, origin: &Origin) -> Result<(), WorkError> {
+    check_origin(origin)?;
+    let item = may_be_deleted(tx, id)?;
+    if let Some(session) = sessions::live_session_of(tx, id)? {
+        return Err(WorkError::Refused(format!(
+            "{} works on item {id}: `stop {id}` first, then delete it",
+            session.agent
+        )));
+    }
+    queue::leave(tx, id)?;
     let why = format!("deleted by {}", origin.id);
-    decisions::record(tx, Some(id), What::Deleted, &why, &json!({"item": &item}))?;
-    // The log keeps its end: the worktree's keeper and whoever follows the log read it there.
+    epics::release(tx, id, origin)?;
+    tidying::add(tx, id, &item.project, &item.name, item.room.as_ref())?;
+    // The log keeps its end: whoever follows the log reads it there.
     let gone = Stage::Abandoned { reason: why.clone() };
     log::append_transition(tx, id, Some(&item.stage), &gone, &why, origin)?;
     review::left(tx, id, None, &why, origin)?;
-    if item.kind == Kind::Epic {
-        epics::release(tx, id)?;
-    }
     items::delete(tx, id)?;
+    let inputs = json!({
+        "project": item.project,
+        "kind": item.kind,
+        "stage": item.stage.name(),
+        "parent": item.parent,
+    });
+    decisions::record_by(tx, Some(id), What::Deleted, &why, &inputs, origin)?;
     Ok(())
 }
 
@@ -411,17 +456,23 @@ pub fn board(conn: &Connection, project: Option<&ProjectName>) -> Result<Vec<Ite
     Ok(items)
 }
 
-/// Does something for each item; one that fails by itself is logged, undone, and holds up nobody.
-fn each(
+/// Does something for each of a list; one that fails by itself is logged with its item, undone, and
+/// holds up nobody.
+fn each<T>(
     tx: &Tx<'_>,
-    items: &[Item],
-    mut work: impl FnMut(&Tx<'_>, &Item) -> Result<(), WorkError>,
+    list: &[T],
+    id: impl Fn(&T) -> ItemId,
+    mut work: impl FnMut(&Tx<'_>, &T) -> Result<(), WorkError>,
 ) -> Result<(), WorkError> {
-    for item in items {
-        match tx.nested(|tx| work(tx, item)) {
+    for one in list {
+        match tx.nested(|tx| work(tx, one)) {
             Ok(()) => {}
             Err(WorkError::Store(error)) => return Err(error.into()),
-            Err(error) => tracing::warn!(item = item.id.0, %error, "an item was passed over"),
+            Err(error) => {
+                let (item, why) = (id(one), format!("passed over: {error}"));
+                tracing::warn!(item = item.0, %error, "an item was passed over");
+                decisions::note(tx, item, What::PutOff, "skipped", &why, &json!({}))?;
+            }
         }
     }
     Ok(())
@@ -439,34 +490,6 @@ fn system(tx: &Tx<'_>) -> Origin {
 fn check_origin(origin: &Origin) -> Result<(), WorkError> {
     if origin.id.trim().is_empty() {
         return Err(WorkError::Invalid(crate::model::item::EmptyOrigin.to_string()));
-    }
-    Ok(())
-}
-
-fn checked_name(name: &str) -> Result<String, WorkError> {
-    let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
-    if name.is_empty() {
-        return Err(WorkError::Invalid(
-            "an item needs a name: `story Add a calculator`".to_owned(),
-        ));
-    }
-    let length = name.chars().count();
-    if length > NAME_MAX {
-        return Err(WorkError::Invalid(format!(
-            "the name has {length} characters and at most {NAME_MAX} are allowed: put the details \
-             into the description"
-        )));
-    }
-    Ok(name)
-}
-
-fn check_body(body: &str) -> Result<(), WorkError> {
-    if body.len() > BODY_MAX {
-        return Err(WorkError::Invalid(format!(
-            "the description has {} bytes and at most {BODY_MAX} are allowed: put long material \
-             into a file of the repository",
-            body.len()
-        )));
     }
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! What moves items by itself, besides agents and merges: met dependencies and the retention of
 //! done items.
 
-use super::counters::note_once;
 use super::{WorkError, apply_to, each, system};
 use crate::model::ids::ItemId;
 use crate::model::item::{Item, Kind};
-use crate::model::stage::{ArchiveReason, Column, Stage, StageEvent};
+use crate::model::stage::{ArchiveReason, Stage, StageEvent};
 use crate::store::decisions::{self, What};
 use crate::store::{Tx, items};
 use chrono::Duration;
@@ -61,23 +60,37 @@ pub(super) fn unmet_in_words(item: &Item, waits_for: &[Unmet]) -> String {
     }
 }
 
-/// Starts every item in the backlog whose dependencies are all met, and notes for those with a
-/// dead one why they stay.
+/// Starts the items in the backlog whose dependencies are all met, and notes for those with a dead
+/// one why they stay. Looks only at those to which, or to whose dependencies, something happened.
 pub(super) fn promote(tx: &Tx<'_>) -> Result<(), WorkError> {
-    let backlog = items::in_columns(tx, None, &[Column::Backlog])?;
-    each(tx, &backlog, |tx, item| {
-        if item.depends_on.is_empty() || item.kind == Kind::Epic || item.stage != Stage::Backlog {
-            return Ok(());
-        }
-        let waits_for = unmet(tx, item)?;
-        if waits_for.is_empty() {
-            promote_one(tx, item)?;
-        } else if waits_for.iter().any(Unmet::is_dead) {
-            let why = unmet_in_words(item, &waits_for);
-            note_once(tx, item.id, What::NotPromoted, &why, &json!({}))?;
-        }
-        Ok(())
-    })
+    let due = items::due(tx)?;
+    each(
+        tx,
+        &due,
+        |item| item.id,
+        |tx, item| {
+            items::looked_at(tx, item.id)?;
+            if item.depends_on.is_empty() || item.kind == Kind::Epic || item.stage != Stage::Backlog
+            {
+                return Ok(());
+            }
+            let waits_for = unmet(tx, item)?;
+            if waits_for.is_empty() {
+                promote_one(tx, item)?;
+            } else if waits_for.iter().any(Unmet::is_dead) {
+                let why = unmet_in_words(item, &waits_for);
+                let inputs = json!({"waits_for": in_inputs(&waits_for)});
+                decisions::note(tx, item.id, What::NotPromoted, "dead", &why, &inputs)?;
+            }
+            Ok(())
+        },
+    )
+}
+
+/// What is waited for, as the inputs of a decision.
+fn in_inputs(waits_for: &[Unmet]) -> Vec<serde_json::Value> {
+    let stage = |unmet: &Unmet| unmet.stage.as_ref().map(Stage::name);
+    waits_for.iter().map(|unmet| json!({"item": unmet.id, "stage": stage(unmet)})).collect()
 }
 
 fn promote_one(tx: &Tx<'_>, item: &Item) -> Result<(), WorkError> {
@@ -89,13 +102,7 @@ fn promote_one(tx: &Tx<'_>, item: &Item) -> Result<(), WorkError> {
         met.push(if archived { format!("{id} (archived)") } else { id.to_string() });
     }
     let why = format!("all that it depends on is done: {}", met.join(", "));
-    decisions::record(
-        tx,
-        Some(item.id),
-        What::Promoted,
-        &why,
-        &json!({"depends_on": item.depends_on}),
-    )?;
+    decisions::record(tx, Some(item.id), What::Promoted, &why, &json!({"depends_on": met}))?;
     apply_to(tx, item, &StageEvent::Started, &system(tx), &why)?;
     Ok(())
 }
@@ -103,21 +110,19 @@ fn promote_one(tx: &Tx<'_>, item: &Item) -> Result<(), WorkError> {
 /// Archives what has been done for longer than `retention`.
 pub(super) fn archive(tx: &Tx<'_>, retention: Duration) -> Result<(), WorkError> {
     let now = crate::clock::from_millis(tx.now());
-    let done = items::in_columns(tx, None, &[Column::Done])?;
-    each(tx, &done, |tx, item| {
-        let Stage::Done { merged_at, .. } = item.stage else { return Ok(()) };
-        if now - merged_at < retention {
-            return Ok(());
-        }
-        let why = "it was done for as long as done items stay on the board";
-        decisions::record(
-            tx,
-            Some(item.id),
-            What::Archived,
-            why,
-            &json!({"merged_at": merged_at, "retention_s": retention.num_seconds()}),
-        )?;
-        apply_to(tx, item, &StageEvent::RetentionPassed { at: now }, &system(tx), why)?;
-        Ok(())
-    })
+    let until = tx.now().saturating_sub(retention.num_milliseconds());
+    let done = items::standing_since(tx, "done", until)?;
+    each(
+        tx,
+        &done,
+        |item| item.id,
+        |tx, item| {
+            let Stage::Done { merged_at, .. } = item.stage else { return Ok(()) };
+            let why = "it was done for as long as done items stay on the board";
+            let inputs = json!({"merged_at": merged_at, "retention_s": retention.num_seconds()});
+            decisions::record(tx, Some(item.id), What::Archived, why, &inputs)?;
+            apply_to(tx, item, &StageEvent::RetentionPassed { at: now }, &system(tx), why)?;
+            Ok(())
+        },
+    )
 }

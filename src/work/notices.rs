@@ -9,7 +9,7 @@ use super::{WorkError, keeper, movers, queue, text};
 use crate::clock::from_millis;
 use crate::model::chat::Outgoing;
 use crate::model::event::{Event, EventRow, Transition};
-use crate::model::ids::{RoomKey, SessionKey};
+use crate::model::ids::{ProjectName, RoomKey, SessionKey};
 use crate::model::item::{Item, OriginKind};
 use crate::model::stage::{ArchiveReason, Column, Stage};
 use crate::store::log::{self, Log};
@@ -36,13 +36,13 @@ pub(super) fn post(tx: &Tx<'_>) -> Result<bool, WorkError> {
     let position = log::position(tx, SUBSCRIBER, Log::Transitions)?;
     let mut moves = log::transitions_after(tx, position, BATCH)?;
     let more = moves.len() == BATCH;
-    let tidied = keeper::position(tx)?;
     let now = from_millis(tx.now());
-    let too_early = |moved: &Transition| {
-        matches!(moved.to, Stage::Done { .. }) && moved.seq > tidied && now - moved.at < TIDY_FIRST
-    };
-    if let Some(first) = moves.iter().position(too_early) {
-        moves.truncate(first);
+    for (at, moved) in moves.iter().enumerate() {
+        let done = matches!(moved.to, Stage::Done { .. });
+        if done && now - moved.at < TIDY_FIRST && !keeper::has_seen_to(tx, moved)? {
+            moves.truncate(at);
+            break;
+        }
     }
     for moved in &moves {
         announce(tx, moved)?;
@@ -167,15 +167,29 @@ fn announce_event(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
             let said = Said::Progress(text::rate_limited(&item, agent.as_str(), *until));
             say(tx, &item, said, &key)
         }
-        Event::PoolPaused { runtime, reason } => {
-            say_to_all(tx, &text::pool_paused(runtime, reason), &key)
+        Event::Paused { what, reason, project } => {
+            say_to_all(tx, project.as_ref(), &text::paused(what, reason), &key)
+        }
+        Event::GoesOn { what, project } => {
+            say_to_all(tx, project.as_ref(), &text::goes_on(what), &key)
+        }
+        Event::Trouble { item, what } => {
+            let Some(item) = items::find(tx, *item)? else { return Ok(()) };
+            say(tx, &item, Said::Result(text::trouble(&item, what)), &key)
+        }
+        Event::Unreachable { item, agent, message, until } => {
+            let Some(item) = items::find(tx, *item)? else { return Ok(()) };
+            let text = text::unreachable(&item, agent.as_str(), message, *until);
+            say(tx, &item, Said::Result(text), &key)
         }
         Event::BudgetReached { what, room: Some(room) } => {
             let session = SessionKey::main(room.clone());
             outbox::enqueue(tx, &Outgoing::text(session, text::budget(what)), Some(&key))?;
             Ok(())
         }
-        Event::BudgetReached { what, room: None } => say_to_all(tx, &text::budget(what), &key),
+        Event::BudgetReached { what, room: None } => {
+            say_to_all(tx, None, &text::budget(what), &key)
+        }
         Event::AgentSaid { item, agent, text, question } => {
             let Some(item) = items::find(tx, *item)? else { return Ok(()) };
             let text = text::agent_said(&item, agent.as_str(), text);
@@ -191,12 +205,17 @@ fn announce_event(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
     }
 }
 
-/// Tells every room in which items have been spoken about that are not ended: what concerns them
-/// all.
-fn say_to_all(tx: &Tx<'_>, text: &str, key: &str) -> Result<(), WorkError> {
+/// Tells every room in which items have been spoken about that are not ended (of one project, or of
+/// all): what concerns them all.
+fn say_to_all(
+    tx: &Tx<'_>,
+    project: Option<&ProjectName>,
+    text: &str,
+    key: &str,
+) -> Result<(), WorkError> {
     let mut rooms: Vec<RoomKey> = Vec::new();
     let open = [Column::Coding, Column::Qa, Column::Merge];
-    for item in items::in_columns(tx, None, &open)? {
+    for item in items::in_columns(tx, project, &open)? {
         if let Some(room) = queue::room_of(tx, &item)?
             && !rooms.contains(&room)
         {

@@ -1,12 +1,11 @@
 //! Where work meets other tables: projects, the merge queue, pauses, verdicts, rooms.
 
 use super::WorkError;
-use crate::config::RuntimeKind;
 use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::Item;
 use crate::model::mail::MailType;
 use crate::store::projects::{self, ProjectRow};
-use crate::store::{Tx, agents as sessions, mail, merge_pulls, merge_queue, merge_state};
+use crate::store::{Tx, mail, merge_pulls, merge_queue, merge_state};
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 
@@ -33,6 +32,11 @@ pub(super) fn is_queued(conn: &Connection, item: ItemId) -> Result<bool, WorkErr
     Ok(merge_queue::find(conn, item)?.is_some())
 }
 
+/// Whether an item is being landed at this moment.
+pub(super) fn is_landing(conn: &Connection, item: ItemId) -> Result<bool, WorkError> {
+    Ok(merge_queue::find(conn, item)?.is_some_and(|row| row.landing.is_some()))
+}
+
 /// What the queue says of an item: its place, and why it was put off, if it was.
 pub(super) fn place_of(
     conn: &Connection,
@@ -56,14 +60,6 @@ pub(super) fn place_of(
         (None, 0) => format!("it is the next{why}"),
         (None, ahead) => format!("{ahead} before it{why}"),
     })
-}
-
-/// Why a runtime must not be used now, if so.
-pub(super) fn pool_pause(
-    conn: &Connection,
-    runtime: RuntimeKind,
-) -> Result<Option<String>, WorkError> {
-    Ok(sessions::pool_pause(conn, runtime)?)
 }
 
 /// A QA agent's verdict by mail on an item since `since`: whether it passed, and the findings.

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::model::chat::{Outgoing, OutgoingContent, Weight};
 use crate::model::ids::{ItemId, PersonId, SessionKey};
 use crate::model::item::{Item, Origin, OriginKind};
-use crate::model::stage::{Column, Stage, StageEvent};
+use crate::model::stage::{Stage, StageEvent};
 use crate::store::gate_runs::{self, GateRunRow, Place};
 use crate::store::requests::{self, NewRequest, Request, RequestKind, RequestState};
 use crate::store::{Store, Tx, items, outbox};
@@ -50,7 +50,7 @@ pub enum Verdict {
 /// The items that wait for a person and can be asked about: somebody hears of them.
 pub(super) fn holds(conn: &Connection) -> Result<Vec<Hold>, WorkError> {
     let mut holds = Vec::new();
-    for item in items::in_columns(conn, None, &[Column::Qa])? {
+    for item in items::standing_since(conn, "review_hold", i64::MAX)? {
         let Stage::ReviewHold { commit, .. } = &item.stage else { continue };
         if queue::room_of(conn, &item)?.is_some() {
             let asked = open_request(conn, item.id, commit)?.is_some();

@@ -7,11 +7,13 @@
 
 use super::review::Hold;
 use super::settle::{self, Due, Verdict};
+use super::strays::{self, Stray};
 use super::world::World;
 use super::{WorkError, assign, epics, keeper, lead, merges, movers, notices, review};
 use crate::config::Config;
 use crate::failpoint::failpoint;
 use crate::model::ids::ItemId;
+use crate::store::pauses::{self, Pause};
 use crate::store::{Changes, Store, Tx};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,10 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 /// The longest time between two passes: what has no hint (back-offs, retention) waits this long.
 const TICK: Duration = Duration::from_secs(5);
-/// How long a check that failed through no fault of the item waits before it is repeated.
-const TROUBLE_PAUSE: Duration = Duration::from_secs(30);
 /// How often the branch of an item that waits for a person is looked at.
 const REVIEW_PAUSE: Duration = Duration::from_secs(30);
+/// How long a check that failed through no fault of the item waits before it is repeated; doubled
+/// each time in a row.
+const TROUBLE_FIRST: Duration = Duration::from_secs(30);
+/// The longest such wait.
+const TROUBLE_LAST: Duration = Duration::from_secs(900);
 /// How long shutdown waits for checks that were told to end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The tables whose changes are hints.
@@ -44,10 +49,12 @@ pub struct WorkService {
 pub(super) struct Outside {
     /// Items whose work is to be looked at.
     pub due: Vec<Due>,
-    /// Items whose agent is to be stopped, with why.
-    pub strays: Vec<(ItemId, String)>,
+    /// Agents that are to be stopped.
+    pub strays: Vec<Stray>,
     /// Items that wait for a person.
     pub holds: Vec<Hold>,
+    /// Pauses whose time for a look has come.
+    pub pauses: Vec<Pause>,
     /// How many agents were started.
     pub started: usize,
     /// Whether another pass would find more at once.
@@ -64,6 +71,8 @@ enum Done {
     Reviewed(ItemId),
     /// The worktrees of ended items are gone; `true`: there was something to do.
     Kept(bool),
+    /// The pauses that were due were looked at.
+    LookedAtPauses,
 }
 
 impl WorkService {
@@ -101,6 +110,11 @@ impl WorkService {
         beside.shut_down().await;
     }
 
+    /// One pass over the rows and nothing beside it, for whoever measures what that costs.
+    pub async fn pass_once(&self) -> Result<(), WorkError> {
+        self.pass().await.map(drop)
+    }
+
     /// One pass over the rows, in one transaction.
     pub(super) async fn pass(&self) -> Result<Outside, WorkError> {
         let config = Arc::clone(&self.config);
@@ -135,11 +149,30 @@ impl WorkService {
         }
     }
 
-    /// Stops an item's agents.
-    async fn stop(&self, item: ItemId, why: &str) {
+    /// Stops an agent that is at work where it does not belong, and notes that.
+    pub(super) async fn stop(&self, stray: Stray) {
+        let (item, why) = (stray.item, stray.why.clone());
         tracing::info!(item = item.0, why, "stopping an agent that its item does not want");
-        if let Err(error) = self.world.stop_agents(item, why).await {
+        if let Err(error) = self.world.stop_agents(item, &why).await {
             tracing::error!(item = item.0, error = format!("{error:#}"), "cannot stop its agent");
+            return;
+        }
+        if let Err(error) = self.store.write(move |tx| strays::withdrawn(tx, &stray)).await {
+            tracing::error!(item = item.0, %error, "that its agent was stopped was not noted");
+        }
+    }
+
+    /// Looks whether what was paused is still so; lifts on trial what seems to be over.
+    pub(super) async fn look_at_pauses(&self, due: Vec<Pause>) {
+        for pause in due {
+            let still = self.world.still(&pause.scope).await;
+            let written = self.store.write(move |tx| match still {
+                Some(reason) => pauses::look_later(tx, &pause.scope, &reason),
+                None => pauses::try_again(tx, &pause.scope),
+            });
+            if let Err(error) = written.await {
+                tracing::error!(%error, "a look at a pause was not noted");
+            }
         }
     }
 }
@@ -156,7 +189,8 @@ pub(super) fn pass(tx: &Tx<'_>, config: &Config) -> Result<Outside, WorkError> {
     review::remind(tx, config)?;
     more |= lead::tell(tx)?;
     more |= notices::post(tx)?;
-    Ok(Outside { due, strays: settle::strays(tx)?, holds: review::holds(tx)?, started, more })
+    let (strays, pauses) = (strays::strays(tx)?, pauses::due(tx, tx.now())?);
+    Ok(Outside { due, strays, holds: review::holds(tx)?, pauses, started, more })
 }
 
 fn retention(config: &Config) -> chrono::Duration {
@@ -174,7 +208,9 @@ struct Beside {
     reviewing: HashSet<ItemId>,
     reviewed: HashMap<ItemId, Instant>,
     keeping: bool,
-    not_before: HashMap<ItemId, Instant>,
+    looking: bool,
+    /// Items whose last looks failed: when they are looked at again, and how often they failed.
+    troubled: HashMap<ItemId, (Instant, u32)>,
 }
 
 impl Beside {
@@ -188,32 +224,42 @@ impl Beside {
             reviewing: HashSet::new(),
             reviewed: HashMap::new(),
             keeping: false,
-            not_before: HashMap::new(),
+            looking: false,
+            troubled: HashMap::new(),
         }
     }
 
     /// Starts what a pass asked for and what does not run yet.
     fn start(&mut self, outside: Outside) {
         let now = Instant::now();
-        self.not_before.retain(|_item, until| *until > now);
         for due in outside.due {
             let id = due.item.id;
-            if self.not_before.contains_key(&id) || !self.checking.insert(id) {
+            let waits = self.troubled.get(&id).is_some_and(|(until, _)| *until > now);
+            if waits || !self.checking.insert(id) {
                 continue;
             }
             let (service, cancel) = (self.service.clone(), self.cancel.clone());
             self.tasks.spawn(async move { Done::Checked(id, service.check(due, &cancel).await) });
         }
-        for (id, why) in outside.strays {
+        for stray in outside.strays {
+            let id = stray.item;
             if self.stopping.insert(id) {
                 let service = self.service.clone();
                 self.tasks.spawn(async move {
-                    service.stop(id, &why).await;
+                    service.stop(stray).await;
                     Done::Stopped(id)
                 });
             }
         }
         self.start_reviews(&outside.holds, now);
+        if !self.looking && !outside.pauses.is_empty() {
+            self.looking = true;
+            let service = self.service.clone();
+            self.tasks.spawn(async move {
+                service.look_at_pauses(outside.pauses).await;
+                Done::LookedAtPauses
+            });
+        }
         if !self.keeping {
             self.keeping = true;
             let service = self.service.clone();
@@ -271,9 +317,11 @@ impl Beside {
                 }
                 Some(Ok(Done::Checked(id, trouble))) => {
                     self.checking.remove(&id);
-                    if trouble {
-                        self.not_before.insert(id, Instant::now() + TROUBLE_PAUSE);
-                    }
+                    self.note_trouble(id, trouble);
+                    return;
+                }
+                Some(Ok(Done::LookedAtPauses)) => {
+                    self.looking = false;
                     return;
                 }
                 Some(Err(panicked)) => {
@@ -283,10 +331,22 @@ impl Beside {
                     self.stopping.clear();
                     self.reviewing.clear();
                     self.keeping = false;
+                    self.looking = false;
                     return;
                 }
             }
         }
+    }
+
+    /// Has an item whose look failed wait, longer each time.
+    fn note_trouble(&mut self, id: ItemId, trouble: bool) {
+        if !trouble {
+            self.troubled.remove(&id);
+            return;
+        }
+        let failed = self.troubled.get(&id).map_or(0, |(_, failed)| *failed);
+        let wait = TROUBLE_FIRST.saturating_mul(1 << failed.min(10)).min(TROUBLE_LAST);
+        self.troubled.insert(id, (Instant::now() + wait, failed + 1));
     }
 
     /// Tells the tasks to end and waits for them, for a while.

@@ -6,8 +6,8 @@
 //! whose work is to be looked at; [`verify`] looks; [`conclude`] writes what follows, if the item
 //! still stands where it stood. A crash in between looks again.
 
-use super::counters::{Counters, MAX_ASKS, MAX_IDLE_ASKS};
-use super::world::{Checked, FailedGate, World};
+use super::counters::{Counters, MAX_ASKS, MAX_IDLE_ASKS, Progress};
+use super::world::{Checked, FailedGate, Trouble, World};
 use super::{WorkError, apply_to, assign, each, lead, prompt, queue, system, text};
 use crate::config::{AgentConfig, Config};
 use crate::model::agent::{Failure, SessionState, TurnEnd, TurnResult};
@@ -18,6 +18,7 @@ use crate::model::mail::MailType;
 use crate::model::stage::{Column, Stage, StageEvent};
 use crate::store::agents::{self as sessions, AgentSession, Report};
 use crate::store::decisions::{self, What};
+use crate::store::pauses::{self, Scope};
 use crate::store::{Tx, items, log, meta};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -40,6 +41,8 @@ pub(super) struct Due {
     pub item: Item,
     /// The session that made the work.
     pub session: AgentSessionId,
+    /// How many different files the item's agents have read.
+    pub files_read: u64,
     /// Paths that earlier gate runs left behind: no work of the agent's.
     pub leftovers: Vec<String>,
 }
@@ -64,17 +67,22 @@ pub(super) enum Verdict {
         commit: String,
     },
     /// The look itself failed; not the item's fault.
-    Trouble(String),
+    Trouble(Trouble),
 }
 
 /// Settles every claimed item whose agent has ended; returns those whose work is to be looked at.
 pub(super) fn settle(tx: &Tx<'_>, config: &Config) -> Result<Vec<Due>, WorkError> {
     let mut due = Vec::new();
-    let held = items::in_columns(tx, None, &assign::HELD)?;
-    each(tx, &held, |tx, item| {
-        due.extend(settle_one(tx, config, item)?);
-        Ok(())
-    })?;
+    let held = items::claimed(tx)?;
+    each(
+        tx,
+        &held,
+        |item| item.id,
+        |tx, item| {
+            due.extend(settle_one(tx, config, item)?);
+            Ok(())
+        },
+    )?;
     Ok(due)
 }
 
@@ -91,18 +99,23 @@ fn settle_one(tx: &Tx<'_>, config: &Config, item: &Item) -> Result<Option<Due>, 
         return Ok(None);
     };
     let reports = reports_of(tx, &session)?;
-    if session.state == SessionState::Zombie || reports.is_empty() {
+    let checks = matches!(item.stage, Stage::Qa { .. });
+    let ended = session.state == SessionState::Completed
+        && (!reports.is_empty() || !checks && exited_by_itself(tx, &session)?);
+    if !ended {
         died(tx, config, item, &session)?;
     } else if lead::needs_no_commit(session.role) {
         reported_alone(tx, config, item, &session, &reports)?;
-    } else if matches!(item.stage, Stage::Qa { .. }) {
+    } else if checks {
         qa_verdict(tx, config, item, &session, &reports)?;
     } else if let Some(report) = reports.last().filter(|last| last.kind == MailType::MergeFailed) {
         let reason = format!("{agent} could not resolve the failed merge: {}", report.summary);
         block(tx, item, &reason)?;
-    } else {
+    } else if !stands_still(tx, item)? {
+        let (item, session) = (item.clone(), session.id);
         let leftovers = known_leftovers(tx, item.id)?;
-        return Ok(Some(Due { item: item.clone(), session: session.id, leftovers }));
+        let files_read = sessions::files_read(tx, item.id)?;
+        return Ok(Some(Due { item, session, files_read, leftovers }));
     }
     Ok(None)
 }
@@ -133,6 +146,18 @@ fn reported_alone(
     }
 }
 
+/// Whether an agent that did not report yielded by itself: its work is looked at all the same.
+fn exited_by_itself(conn: &Connection, session: &AgentSession) -> Result<bool, WorkError> {
+    let last = sessions::turns_of_session(conn, session.id)?.pop();
+    Ok(last.and_then(|turn| turn.result).is_some_and(|result| result.is_clean()))
+}
+
+/// Whether nothing can be looked at in the item's project now.
+fn stands_still(conn: &Connection, item: &Item) -> Result<bool, WorkError> {
+    let project = Scope::Project(item.project.clone());
+    Ok(pauses::find(conn, &Scope::Machine)?.is_some() || pauses::find(conn, &project)?.is_some())
+}
+
 /// The reports that belong to a session: made in it, or at the command line while it lasted.
 fn reports_of(conn: &Connection, session: &AgentSession) -> Result<Vec<Report>, WorkError> {
     let mut reports = sessions::reports_of_item(conn, session.item)?;
@@ -157,10 +182,11 @@ pub(super) async fn verify(
 ) -> Option<Verdict> {
     let mut checked = match world.check(&due.item).await {
         Ok(checked) => checked,
-        Err(error) => return Some(Verdict::Trouble(format!("{error:#}"))),
+        Err(trouble) => return Some(Verdict::Trouble(trouble)),
     };
     checked.dirty.retain(|path| !due.leftovers.contains(path));
-    let Some(commit) = checked.commit.clone().filter(|_| checked.dirty.is_empty()) else {
+    let finished = checked.dirty.is_empty() && checked.elsewhere.is_none();
+    let Some(commit) = checked.commit.clone().filter(|_| finished) else {
         return Some(Verdict::NotCommitted(checked));
     };
     let outcome = world.run_gates(&due.item, &commit, cancel).await;
@@ -168,7 +194,7 @@ pub(super) async fn verify(
         return None;
     }
     Some(match outcome {
-        Err(error) => Verdict::Trouble(format!("{error:#}")),
+        Err(trouble) => Verdict::Trouble(trouble),
         Ok(outcome) => match outcome.failed {
             None => Verdict::Passed { commit },
             Some(failed) => {
@@ -191,18 +217,34 @@ pub(super) fn conclude(
     if item.stage != due.item.stage || newest != Some(due.session) {
         return Ok(());
     }
+    if !matches!(verdict, Verdict::Trouble(_)) {
+        pauses::succeeded(tx, &Scope::Machine)?;
+        pauses::succeeded(tx, &Scope::Project(item.project.clone()))?;
+    }
     match verdict {
-        Verdict::NotCommitted(checked) => ask_to_commit(tx, config, &item, &checked),
+        Verdict::NotCommitted(checked) => {
+            ask_to_commit(tx, config, &item, &checked, due.files_read)
+        }
         Verdict::GateFailed { commit, failed, leftovers } => {
             gate_failed(tx, config, &item, &commit, &failed, &leftovers)
         }
         Verdict::Passed { commit } => passed(tx, &item, &commit),
-        Verdict::Trouble(what) => {
-            let why = format!("its work could not be checked: {what}");
-            super::counters::note_once(tx, item.id, What::NotStarted, &why, &json!({}))?;
-            Ok(())
-        }
+        Verdict::Trouble(trouble) => put_off(tx, &item, &trouble),
     }
+}
+
+/// Notes that the work could not be looked at. What no retry mends pauses what it concerns; the
+/// room hears of anything else once.
+fn put_off(tx: &Tx<'_>, item: &Item, trouble: &Trouble) -> Result<(), WorkError> {
+    let what = format!("its work could not be checked: {}", trouble.words);
+    let inputs = json!({"pauses": trouble.pauses.as_ref().map(Scope::in_words)});
+    let news = decisions::note(tx, item.id, What::PutOff, "check", &what, &inputs)?;
+    if let Some(scope) = &trouble.pauses {
+        pauses::begin(tx, scope, &trouble.words)?;
+    } else if news {
+        log::append_event(tx, &Event::Trouble { item: item.id, what })?;
+    }
+    Ok(())
 }
 
 fn passed(tx: &Tx<'_>, item: &Item, commit: &str) -> Result<(), WorkError> {
@@ -261,9 +303,6 @@ fn gate_failed(
     let what = &failed.words;
     gates_ran(tx, item.id, commit, false, &format!("{what}\n{}", failed.tail))?;
     committed(tx, item.id, commit)?;
-    if failed.missing {
-        return block(tx, item, what);
-    }
     let tried = item.retries;
     if tried >= config.limits.max_retries {
         let tail = text::tail(&failed.tail);
@@ -287,12 +326,16 @@ fn ask_to_commit(
     config: &Config,
     item: &Item,
     checked: &Checked,
+    files_read: u64,
 ) -> Result<(), WorkError> {
-    let counters = Counters::of(tx, item.id)?.asked(&checked.fingerprint);
-    let state = if checked.dirty.is_empty() {
-        "its branch has no commit"
-    } else {
-        "its worktree holds changes that are not committed"
+    let progress = Progress { fingerprint: checked.fingerprint.clone(), files_read };
+    let counters = Counters::of(tx, item.id)?.asked(progress);
+    let state = match &checked.elsewhere {
+        _ if !checked.dirty.is_empty() => {
+            "its worktree holds changes that are not committed".to_owned()
+        }
+        Some(on) => format!("its worktree stands on {on} instead of the item's branch"),
+        None => "its branch has no commit".to_owned(),
     };
     if counters.idle_asks >= MAX_IDLE_ASKS || counters.asks >= MAX_ASKS {
         let reason = format!(
@@ -307,9 +350,24 @@ fn ask_to_commit(
         Some(item.id),
         What::AskedToCommit,
         &format!("{state} (attempt {} of {MAX_ASKS})", counters.asks),
-        &json!({"fingerprint": checked.fingerprint, "dirty": checked.dirty}),
+        &json!({
+            "fingerprint": checked.fingerprint,
+            "files_read": files_read,
+            "dirty": checked.dirty,
+            "stands_on": checked.elsewhere,
+            "idle_asks": counters.idle_asks,
+        }),
     )?;
-    again(tx, config, item, prompt::commit_only(&checked.dirty), true)
+    let mut prompt = prompt::commit_only(&checked.dirty);
+    if let Some(on) = &checked.elsewhere {
+        prompt = format!(
+            "Your worktree stands on {on}, and not on the branch that was made for this item \
+             (`git branch --list 'item/{}-*'`): bring your commits onto that branch and switch to \
+             it.\n\n{prompt}",
+            item.id
+        );
+    }
+    again(tx, config, item, prompt, true)
 }
 
 fn qa_verdict(
@@ -389,7 +447,9 @@ fn after_death(result: Option<&TurnResult>, dead_for_ms: i64) -> AfterDeath {
         Some(TurnEnd::Limit { .. }) => AfterDeath::Block,
         Some(TurnEnd::Failed { failure, .. }) => match failure {
             // The runtime is paused until a person acts; the item waits without holding an agent.
-            Failure::Auth | Failure::Unusable => AfterDeath::Release,
+            Failure::Auth | Failure::Unusable | Failure::Project | Failure::Machine => {
+                AfterDeath::Release
+            }
             Failure::ContextFull | Failure::SessionLost => revive(true, false, DEATH_GRACE_MS),
             // The turn runner has waited, retried and resumed as often as it may.
             Failure::BadRequest | Failure::Provider | Failure::Protocol | Failure::Crash => {
@@ -411,6 +471,8 @@ fn died(
     match after_death(result.as_ref(), dead_for_ms) {
         AfterDeath::Wait => Ok(()),
         AfterDeath::Release => {
+            let inputs = json!({"agent": session.agent, "takes_back": true});
+            decisions::record(tx, Some(item.id), What::Withdrawn, &reason, &inputs)?;
             apply_to(tx, item, &StageEvent::Unclaimed, &system(tx), &reason)?;
             Ok(())
         }
@@ -431,7 +493,8 @@ fn died(
 /// Records a revival; one that does not count is told apart by its kind.
 fn revived(tx: &Tx<'_>, item: &Item, reason: &str, counts: bool) -> Result<(), WorkError> {
     let what = if counts { What::Revived } else { What::Resumed };
-    decisions::record(tx, Some(item.id), what, reason, &json!({}))?;
+    let inputs = json!({"agent": item.stage.claim(), "stage": item.stage.name()});
+    decisions::record(tx, Some(item.id), what, reason, &inputs)?;
     Ok(())
 }
 
@@ -518,25 +581,4 @@ pub(super) fn block(tx: &Tx<'_>, item: &Item, reason: &str) -> Result<(), WorkEr
     let cause = reason.lines().next().unwrap_or_default();
     apply_to(tx, item, &event, &system(tx), cause)?;
     Ok(())
-}
-
-/// Items whose live session does not belong there any more: the stage wants no agent, or another.
-pub(super) fn strays(conn: &Connection) -> Result<Vec<(ItemId, String)>, WorkError> {
-    let mut strays = Vec::new();
-    for session in sessions::live_sessions(conn)? {
-        let why = match items::find(conn, session.item)? {
-            None => "its item was deleted".to_owned(),
-            Some(item) if item.stage.claim() == Some(&session.agent) => continue,
-            Some(item) => {
-                let id = item.id;
-                if let Stage::Blocked { reason, .. } = &item.stage {
-                    format!("item {id} is blocked: {}", text::first_line(reason))
-                } else {
-                    format!("item {id} is in {} now", item.stage.name())
-                }
-            }
-        };
-        strays.push((session.item, why));
-    }
-    Ok(strays)
 }

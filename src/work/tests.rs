@@ -1,17 +1,22 @@
 //! The loops, step by step, over a real store and a fake outside.
 
+mod assigning;
 mod epics;
 mod flow;
 mod functions;
 mod interleaving;
 mod lead;
 mod mergemaster;
+mod outside;
+mod preconditions;
+mod records;
 mod review;
+mod tidying;
 mod whole;
 mod why;
 
 use super::service::Outside;
-use super::world::{Checked, DiffSummary, FailedGate, GateOutcome, World};
+use super::world::{Checked, DiffSummary, FailedGate, GateOutcome, Trouble, World};
 use super::*;
 use crate::clock::{Clock, from_millis};
 use crate::config::Config;
@@ -22,6 +27,7 @@ use crate::model::mail::MailType;
 use crate::model::stage::MergeFailureKind;
 use crate::project::git::FileChange;
 use crate::store::agents::{AgentSession, NewReport};
+use crate::store::pauses::Scope;
 use crate::store::{Store, log};
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -39,16 +45,24 @@ const BEGIN_MS: i64 = 1_780_000_000_000;
 struct Fake {
     checked: Mutex<HashMap<ItemId, Checked>>,
     gates: Mutex<HashMap<ItemId, GateOutcome>>,
+    /// Why an item's work cannot be looked at.
+    trouble: Mutex<HashMap<ItemId, Trouble>>,
     removed: Mutex<Vec<ItemId>>,
+    /// Why no worktree can be removed.
+    stuck: Mutex<Option<String>>,
+    /// What is kept of the worktrees that are removed.
+    kept: Mutex<Kept>,
+    /// Why what was paused is still so.
+    still: Mutex<Option<String>>,
     /// The head of an item's branch, where it is not the commit that was checked.
     tips: Mutex<HashMap<ItemId, String>>,
 }
 
 #[async_trait]
 impl World for Fake {
-    async fn check(&self, item: &Item) -> anyhow::Result<Checked> {
+    async fn check(&self, item: &Item) -> Result<Checked, Trouble> {
         let known = self.checked.lock().unwrap().get(&item.id).cloned();
-        known.ok_or_else(|| anyhow::anyhow!("the disk is full"))
+        known.ok_or_else(|| Trouble { words: "git does not answer".to_owned(), pauses: None })
     }
 
     async fn run_gates(
@@ -56,7 +70,10 @@ impl World for Fake {
         item: &Item,
         _commit: &str,
         _cancel: &CancellationToken,
-    ) -> anyhow::Result<GateOutcome> {
+    ) -> Result<GateOutcome, Trouble> {
+        if let Some(trouble) = self.trouble.lock().unwrap().get(&item.id) {
+            return Err(trouble.clone());
+        }
         Ok(self.gates.lock().unwrap().get(&item.id).cloned().unwrap_or_default())
     }
 
@@ -78,9 +95,16 @@ impl World for Fake {
         Ok(())
     }
 
-    async fn remove_worktree(&self, item: &Item) -> anyhow::Result<()> {
-        self.removed.lock().unwrap().push(item.id);
-        Ok(())
+    async fn remove_worktree(&self, _project: &ProjectName, item: ItemId) -> anyhow::Result<Kept> {
+        if let Some(why) = self.stuck.lock().unwrap().clone() {
+            anyhow::bail!(why);
+        }
+        self.removed.lock().unwrap().push(item);
+        Ok(self.kept.lock().unwrap().clone())
+    }
+
+    async fn still(&self, _scope: &Scope) -> Option<String> {
+        self.still.lock().unwrap().clone()
     }
 }
 
@@ -220,6 +244,7 @@ impl Bench {
         let checked = Checked {
             commit: commit.map(str::to_owned),
             dirty: dirty.iter().map(|path| (*path).to_owned()).collect(),
+            elsewhere: None,
             fingerprint: format!("{dirty:?}"),
         };
         self.world.checked.lock().unwrap().insert(id, checked);
@@ -229,11 +254,42 @@ impl Bench {
         let failed = FailedGate {
             gate: "make test".to_owned(),
             words: format!("the gate `make test` failed with exit {exit}"),
-            missing: exit == 127,
             tail: "expected 4, got 5".to_owned(),
         };
         let outcome = GateOutcome { failed: Some(failed), leftovers: vec!["junk.tmp".to_owned()] };
         self.world.gates.lock().unwrap().insert(id, outcome);
+    }
+
+    /// The item's work cannot be looked at, or, with `None`, can again.
+    fn troubled(&self, id: ItemId, trouble: Option<Trouble>) {
+        let mut troubles = self.world.trouble.lock().unwrap();
+        match trouble {
+            Some(trouble) => troubles.insert(id, trouble),
+            None => troubles.remove(&id),
+        };
+    }
+
+    /// The item's agent uses a tool, in the turn that comes next.
+    fn uses_tool(&self, id: ItemId, line: &'static str) {
+        let session = self.live(id).unwrap().id;
+        self.write(move |tx| {
+            let turn = crate::model::ids::TurnId(0);
+            Ok(sessions::append_turn_event(tx, turn, session, "tool", line)?)
+        })
+        .unwrap();
+    }
+
+    /// The item's decisions of one kind, newest first.
+    fn decided(&self, id: ItemId, what: What) -> Vec<decisions::Decision> {
+        let mut all = self.read(|conn| Ok(decisions::of_item(conn, id, 1000)?));
+        all.retain(|decision| decision.what == what);
+        all
+    }
+
+    /// Looks at the pauses that are due.
+    async fn look_at_pauses(&self) {
+        let pauses = self.pass().await.pauses;
+        self.service.look_at_pauses(pauses).await;
     }
 
     /// The merge queue's answer, as it writes it.
@@ -305,7 +361,7 @@ fn end_turn(
         None => None,
     };
     let after = match (&end, report) {
-        (TurnEnd::Clean, Some(_)) => SessionState::Completed,
+        (TurnEnd::Clean, _) => SessionState::Completed,
         _ => SessionState::Zombie,
     };
     sessions::set_native_id(tx, id, "native-1")?;

@@ -246,11 +246,6 @@ pub(super) fn merge_failed_for_good(item: &Item, kind: &MergeFailureKind, output
     )
 }
 
-/// It has ended, and its worktree could not be removed without losing work.
-pub(super) fn kept(item: &Item, why: &str) -> String {
-    format!("{}: {why}.", head(item))
-}
-
 /// It is blocked.
 pub(super) fn blocked(item: &Item, reason: &str) -> String {
     let id = item.id;
@@ -276,9 +271,54 @@ pub(super) fn agent_said(item: &Item, agent: &str, said: &str) -> String {
     format!("{}: {agent}: {said}", head(item))
 }
 
-/// A runtime must not be used until a person acts.
-pub(super) fn pool_paused(runtime: &str, reason: &str) -> String {
-    format!("Agents that run on {runtime} are paused: {reason}")
+/// Something must not be used until a condition clears.
+pub(super) fn paused(what: &str, reason: &str) -> String {
+    let reason = reason.trim().trim_end_matches('.');
+    format!(
+        "{what} are paused: {reason}. It is tried again by itself, more and more rarely; \
+         `resume all` tries it at once."
+    )
+}
+
+/// What was paused works again.
+pub(super) fn goes_on(what: &str) -> String {
+    format!("{what} go on: what kept them is over.")
+}
+
+/// Something on our side keeps an item from going on.
+pub(super) fn trouble(item: &Item, what: &str) -> String {
+    let what = what.trim().trim_end_matches('.');
+    format!(
+        "{} has to wait, through no fault of its own: {what}. It is tried again by itself.",
+        head(item)
+    )
+}
+
+/// An agent cannot reach its model.
+pub(super) fn unreachable(item: &Item, agent: &str, message: &str, until: DateTime<Utc>) -> String {
+    let (message, until) = (message.trim().trim_end_matches('.'), until.format("%H:%M:%S UTC"));
+    format!(
+        "{}: {agent} cannot reach its model: {message}. It tries again by itself, next at {until}.",
+        head(item)
+    )
+}
+
+/// Work of an item that has ended was saved from its worktree.
+pub(super) fn rescued(item: ItemId, name: &str, refs: &[String]) -> String {
+    let refs: Vec<String> = refs.iter().map(|name| format!("`{name}`")).collect();
+    format!(
+        "**#{item} {name}**: its worktree is removed. What was in it and on no branch is kept as \
+         {}; `git branch NAME REF` brings it back.",
+        refs.join(", ")
+    )
+}
+
+/// The worktree of an item that has ended cannot be removed.
+pub(super) fn worktree_stays(item: ItemId, name: &str, error: &str) -> String {
+    let error = error.trim().trim_end_matches('.');
+    format!(
+        "**#{item} {name}** has ended, but its worktree stays: {error}. It is tried again by itself."
+    )
 }
 
 /// A limit was reached.

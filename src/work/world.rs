@@ -2,24 +2,29 @@
 //!
 //! A trait, so that the loops are tested step by step without git and processes.
 
-use super::{WorkError, queue, text};
-use crate::agents::Agents;
+use super::keeper::Kept;
+use crate::agents::{Agents, runtime};
 use crate::config::Config;
 use crate::merge::gates;
-use crate::model::chat::Outgoing;
-use crate::model::ids::{ItemId, SessionKey};
+use crate::model::ids::{ItemId, ProjectName};
 use crate::model::item::Item;
 use crate::project::git::{FileChange, Git};
-use crate::project::{Project, Registry, worktree};
+use crate::project::{Fault, Project, ProjectError, Registry, has_room, worktree};
 use crate::store::gate_runs::{self, GateRunRow, Place};
-use crate::store::{Store, merge_pulls, outbox};
+use crate::store::pauses::Scope;
+use crate::store::{Store, merge_pulls};
 use anyhow::Context;
 use async_trait::async_trait;
 use chrono::DateTime;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// How much of one changed file counts for its fingerprint, in bytes.
+const HASHED: u64 = 16 << 20;
 
 /// What an item's worktree holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,9 +33,39 @@ pub struct Checked {
     pub commit: Option<String>,
     /// Paths with changes that are not committed.
     pub dirty: Vec<String>,
-    /// Something that changes whenever the worktree's changes do: how progress is seen.
+    /// What the worktree stands on, when that is not the item's branch.
+    pub elsewhere: Option<String>,
+    /// Something that changes whenever the content of the worktree's changes does: how progress is
+    /// seen.
     pub fingerprint: String,
 }
+
+/// Why the outside could not be looked at: never the item's fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What happened, in words.
+    pub words: String,
+    /// What must stand still until it is over, when no retry mends it.
+    pub pauses: Option<Scope>,
+}
+
+impl Trouble {
+    fn of(error: &anyhow::Error, item: &Item) -> Self {
+        let pauses = Fault::of(error).map(|fault| match fault {
+            Fault::Project => Scope::Project(item.project.clone()),
+            Fault::Machine => Scope::Machine,
+        });
+        Self { words: format!("{error:#}"), pauses }
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl std::error::Error for Trouble {}
 
 /// What came of running the gates in an item's worktree.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,8 +83,6 @@ pub struct FailedGate {
     pub gate: String,
     /// What happened, as a clause that names it.
     pub words: String,
-    /// Whether its program is not installed: no coder can mend that.
-    pub missing: bool,
     /// The last lines of its output.
     pub tail: String,
 }
@@ -67,15 +100,15 @@ pub struct DiffSummary {
 #[async_trait]
 pub trait World: Send + Sync + 'static {
     /// Looks at the item's branch and worktree.
-    async fn check(&self, item: &Item) -> anyhow::Result<Checked>;
+    async fn check(&self, item: &Item) -> Result<Checked, Trouble>;
 
-    /// Runs the project's gates in the item's worktree; an error is not the item's fault.
+    /// Runs the project's gates in the item's worktree, which holds `commit` and nothing else.
     async fn run_gates(
         &self,
         item: &Item,
         commit: &str,
         cancel: &CancellationToken,
-    ) -> anyhow::Result<GateOutcome>;
+    ) -> Result<GateOutcome, Trouble>;
 
     /// The commit at the head of the item's branch, if it has one.
     async fn tip(&self, item: &Item) -> anyhow::Result<Option<String>>;
@@ -88,7 +121,10 @@ pub trait World: Send + Sync + 'static {
 
     /// Removes the worktree of an item that has ended; work that is on no branch is rescued first,
     /// and when that fails, the worktree stays and the error says so.
-    async fn remove_worktree(&self, item: &Item) -> anyhow::Result<()>;
+    async fn remove_worktree(&self, project: &ProjectName, item: ItemId) -> anyhow::Result<Kept>;
+
+    /// Looks whether what paused `scope` is still so, as far as that can be seen: the words, if so.
+    async fn still(&self, scope: &Scope) -> Option<String>;
 }
 
 /// The real outside.
@@ -106,44 +142,126 @@ impl Workshop {
         Self { store, config, projects, agents }
     }
 
-    fn project(&self, item: &Item) -> anyhow::Result<Project> {
+    fn project(&self, name: &ProjectName) -> anyhow::Result<Project> {
         self.projects
-            .find(&item.project)
-            .ok_or_else(|| anyhow::anyhow!("project {} is not configured any more", item.project))
+            .find(name)
+            .ok_or_else(|| anyhow::anyhow!("project {name} is not configured any more"))
+    }
+
+    async fn look(&self, item: &Item) -> anyhow::Result<Checked> {
+        let project = self.project(&item.project)?;
+        // Its words are for a person, git's own are not.
+        project.check().await.with_context(|| format!("project {}", item.project))?;
+        let git = project.git();
+        let path = worktree::path_of(&project, item.id, self.store.data_dir());
+        let mut checked = Checked::default();
+        let branch = worktree::find_branch(&git, item.id).await?;
+        if let Some(branch) = &branch
+            && git.commits_ahead(&project.base_ref(), branch).await? > 0
+        {
+            checked.commit = git.branch_tip(branch).await?;
+        }
+        if path.is_dir() {
+            let here = Git::at(&path);
+            let files: Vec<String> =
+                here.changed_files(true).await?.into_iter().map(|file| file.path).collect();
+            let head = here.find_commit("HEAD").await?;
+            let on = here.head_branch().await?;
+            if on != branch {
+                let on = on.map_or_else(|| "no branch".to_owned(), |on| format!("`{on}`"));
+                checked.elsewhere = Some(on);
+            }
+            // Commits that are on another branch or on none are progress, though not the end.
+            checked.fingerprint = fingerprint(path, files.clone(), head).await;
+            checked.dirty = files;
+        }
+        Ok(checked)
+    }
+
+    async fn gates(
+        &self,
+        item: &Item,
+        commit: &str,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<GateOutcome> {
+        let project = self.project(&item.project)?;
+        let data_dir = self.store.data_dir();
+        let path = worktree::path_of(&project, item.id, data_dir);
+        if !path.is_dir() {
+            // Somebody removed it; its branch is all that is needed to make it again.
+            worktree::ensure(&project, item.id, &item.name, data_dir, cancel).await?;
+        }
+        let head = Git::at(&path).find_commit("HEAD").await?;
+        anyhow::ensure!(
+            head.as_deref() == Some(commit),
+            "the worktree stands on {} and not on {commit}",
+            head.as_deref().unwrap_or("nothing")
+        );
+        let limit = Duration::from_secs(self.config.merge.gate_timeout_s);
+        let report = gates::run(&project.gates, &path, limit, &[], cancel, &|gate| {
+            tracing::info!(item = item.id.0, gate, "running a gate in the worktree");
+        })
+        .await;
+        self.keep(item, commit, &report).await?;
+        let Some(run) = report.failure() else { return Ok(GateOutcome::default()) };
+        match &run.outcome {
+            gates::GateOutcome::NotFound { program } => {
+                let (command, program) = (run.gate.clone(), program.clone());
+                return Err(ProjectError::CannotRun { what: "gate", command, program }.into());
+            }
+            gates::GateOutcome::CannotRun { .. } | gates::GateOutcome::Cancelled => {
+                anyhow::bail!("{}", run.in_words())
+            }
+            gates::GateOutcome::Passed
+            | gates::GateOutcome::Failed { .. }
+            | gates::GateOutcome::TimedOut => {}
+        }
+        let (gate, words, tail) = (run.gate.clone(), run.in_words(), run.tail());
+        // The worktree was clean before: what is there now, the gates left behind.
+        let leftovers = Git::at(&path).changed_files(true).await?;
+        let leftovers = leftovers.into_iter().map(|file| file.path).collect();
+        Ok(GateOutcome { failed: Some(FailedGate { gate, words, tail }), leftovers })
+    }
+}
+
+/// Hashes the content of changed files: touching them changes nothing, and writing back what stood
+/// there before is no progress either.
+async fn fingerprint(root: PathBuf, mut files: Vec<String>, head: Option<String>) -> String {
+    let hash = move || {
+        let mut hash = DefaultHasher::new();
+        head.hash(&mut hash);
+        files.sort_unstable();
+        for path in files {
+            path.hash(&mut hash);
+            let full = root.join(&path);
+            if let Ok(target) = std::fs::read_link(&full) {
+                target.hash(&mut hash);
+            } else if let Ok(file) = std::fs::File::open(&full) {
+                hash_content(file, &mut hash);
+            }
+        }
+        format!("{:016x}", hash.finish())
+    };
+    tokio::task::spawn_blocking(hash).await.unwrap_or_default()
+}
+
+fn hash_content(file: std::fs::File, hash: &mut DefaultHasher) {
+    let Ok(meta) = file.metadata() else { return };
+    meta.len().hash(hash);
+    if !meta.is_file() {
+        return;
+    }
+    let mut content = Vec::new();
+    // A folder of its own that git lists as one path, or what cannot be read, adds nothing.
+    if file.take(HASHED).read_to_end(&mut content).is_ok() {
+        content.hash(hash);
     }
 }
 
 #[async_trait]
 impl World for Workshop {
-    async fn check(&self, item: &Item) -> anyhow::Result<Checked> {
-        let project = self.project(item)?;
-        let git = project.git();
-        let base = git.branch_tip(&project.base).await?;
-        let base = base.with_context(|| format!("the base branch {} is gone", project.base))?;
-        let path = worktree::path_of(&project, item.id, self.store.data_dir());
-        let mut checked = Checked::default();
-        if let Some(branch) = worktree::find_branch(&git, item.id).await?
-            && git.commits_ahead(&base, &branch).await? > 0
-        {
-            checked.commit = git.branch_tip(&branch).await?;
-        }
-        if path.is_dir() {
-            let here = Git::at(&path);
-            let mut fingerprint = DefaultHasher::new();
-            for file in here.changed_files(true).await? {
-                file.state.hash(&mut fingerprint);
-                file.path.hash(&mut fingerprint);
-                if let Ok(meta) = std::fs::symlink_metadata(path.join(&file.path)) {
-                    meta.len().hash(&mut fingerprint);
-                    meta.modified().ok().hash(&mut fingerprint);
-                }
-                checked.dirty.push(file.path);
-            }
-            // Commits that are on another branch or on none are progress, though not the end.
-            here.find_commit("HEAD").await?.hash(&mut fingerprint);
-            checked.fingerprint = format!("{:016x}", fingerprint.finish());
-        }
-        Ok(checked)
+    async fn check(&self, item: &Item) -> Result<Checked, Trouble> {
+        self.look(item).await.map_err(|error| Trouble::of(&error, item))
     }
 
     async fn run_gates(
@@ -151,43 +269,12 @@ impl World for Workshop {
         item: &Item,
         commit: &str,
         cancel: &CancellationToken,
-    ) -> anyhow::Result<GateOutcome> {
-        let project = self.project(item)?;
-        let path = worktree::path_of(&project, item.id, self.store.data_dir());
-        let limit = Duration::from_secs(self.config.merge.gate_timeout_s);
-        let report = gates::run(&project.gates, &path, limit, &[], cancel, &|gate| {
-            tracing::info!(item = item.id.0, gate, "running a gate in the worktree");
-        })
-        .await;
-        self.keep(item, commit, &report).await?;
-        let failed = match report.failure() {
-            None => None,
-            Some(run) => match &run.outcome {
-                gates::GateOutcome::CannotRun { .. } | gates::GateOutcome::Cancelled => {
-                    anyhow::bail!("{}", run.in_words())
-                }
-                gates::GateOutcome::Passed
-                | gates::GateOutcome::Failed { .. }
-                | gates::GateOutcome::TimedOut
-                | gates::GateOutcome::NotFound { .. } => Some(FailedGate {
-                    gate: run.gate.clone(),
-                    words: run.in_words(),
-                    missing: matches!(run.outcome, gates::GateOutcome::NotFound { .. }),
-                    tail: run.tail(),
-                }),
-            },
-        };
-        let leftovers = match &failed {
-            // The worktree was clean before: what is there now, the gates left behind.
-            Some(_) => Git::at(&path).changed_files(true).await?,
-            None => Vec::new(),
-        };
-        let leftovers = leftovers.into_iter().map(|file| file.path).collect();
-        Ok(GateOutcome { failed, leftovers })
+    ) -> Result<GateOutcome, Trouble> {
+        self.gates(item, commit, cancel).await.map_err(|error| Trouble::of(&error, item))
     }
 
     async fn tip(&self, item: &Item) -> anyhow::Result<Option<String>> {
-        let git = self.project(item)?.git();
+        let git = self.project(&item.project)?.git();
         match worktree::find_branch(&git, item.id).await? {
             Some(branch) => Ok(git.branch_tip(&branch).await?),
             None => Ok(None),
@@ -195,7 +282,7 @@ impl World for Workshop {
     }
 
     async fn diff_summary(&self, item: &Item, commit: &str) -> anyhow::Result<DiffSummary> {
-        let project = self.project(item)?;
+        let project = self.project(&item.project)?;
         let (git, base) = (project.git(), project.base_ref());
         Ok(DiffSummary {
             files: git.diff_numbers(&base, commit).await?,
@@ -213,46 +300,37 @@ impl World for Workshop {
         Ok(())
     }
 
-    async fn remove_worktree(&self, item: &Item) -> anyhow::Result<()> {
-        let project = self.project(item)?;
-        let id = item.id;
-        let landed = self.store.read(move |conn| merge_pulls::landed(conn, id)).await?;
+    async fn remove_worktree(&self, project: &ProjectName, item: ItemId) -> anyhow::Result<Kept> {
+        let project = self.project(project)?;
+        let landed = self.store.read(move |conn| merge_pulls::landed(conn, item)).await?;
         let data_dir = self.store.data_dir();
-        let removed = worktree::remove(&project, id, data_dir, landed.as_ref()).await;
-        if let Err(error) = &removed {
-            self.tell_kept(item, &error.to_string()).await?;
+        let removed = worktree::remove(&project, item, data_dir, landed.as_ref()).await?;
+        Ok(Kept { rescued: removed.rescued, branch: removed.branch_kept })
+    }
+
+    async fn still(&self, scope: &Scope) -> Option<String> {
+        match scope {
+            // A login shows only when somebody tries; a missing program shows at once.
+            Scope::Runtime(kind, command) => {
+                let probed = runtime::probe(*kind, command.as_deref()).await;
+                probed.err().map(|error| error.to_string())
+            }
+            Scope::Project(name) => match self.projects.find(name) {
+                Some(project) => project.ready().await.err().map(|error| error.to_string()),
+                // Whatever was wrong with it, nobody works in it any more.
+                None => None,
+            },
+            Scope::Machine => {
+                let dir = self.store.data_dir().to_owned();
+                let room = tokio::task::spawn_blocking(move || has_room(&dir)).await;
+                let error = room.ok()?.err()?;
+                Some(format!("{}: {error}", self.store.data_dir().display()))
+            }
         }
-        let removed = removed?;
-        if !removed.rescued.is_empty() {
-            let refs = removed.rescued.join("`, `");
-            let why = format!("what was not committed in its worktree is kept as `{refs}`");
-            self.tell_kept(item, &why).await?;
-        }
-        if !removed.rescued.is_empty() || removed.branch_kept.is_some() {
-            tracing::info!(item = item.id.0, ?removed, "work of an ended item was kept");
-        }
-        Ok(())
     }
 }
 
 impl Workshop {
-    /// Tells the room that an ended item's worktree stays, and why: once a reason.
-    async fn tell_kept(&self, item: &Item, why: &str) -> anyhow::Result<()> {
-        let (item, why) = (item.clone(), why.to_owned());
-        self.store
-            .write(move |tx| {
-                let Some(room) = queue::room_of(tx, &item)? else { return Ok(()) };
-                let mut reason = DefaultHasher::new();
-                why.hash(&mut reason);
-                let key = format!("work.kept:{}:{:016x}", item.id, reason.finish());
-                let said = Outgoing::text(SessionKey::main(room), text::kept(&item, &why));
-                outbox::enqueue(tx, &said.about(item.id), Some(&key))?;
-                Ok::<(), WorkError>(())
-            })
-            .await
-            .context("telling that a worktree stays")
-    }
-
     /// Keeps what the gates printed.
     async fn keep(
         &self,

@@ -17,6 +17,7 @@ use crate::config::AgentConfig;
 use crate::failpoint::failpoint;
 use crate::model::agent::{Failure, TurnEnd};
 use crate::model::ids::{AgentSessionId, TurnId};
+use crate::project::Fault;
 use crate::store::agents::{self as sessions, AgentSession, LeaseOutcome};
 use crate::store::{Owner, StoreError, meta, start_time};
 use drive::Progress;
@@ -124,8 +125,13 @@ async fn go(inner: &Arc<Inner>, begun: &Begun, mut stop: watch::Receiver<Option<
         }
         Err(error) => {
             // Not the runtime's fault: its pool goes on.
+            let failure = match Fault::of(&error) {
+                Some(Fault::Project) => Failure::Project,
+                Some(Fault::Machine) => Failure::Machine,
+                None => Failure::Crash,
+            };
             let message = format!("the worktree could not be made ready: {error:#}");
-            return Ended::failed(Failure::Crash, message, progress);
+            return Ended::failed(failure, message, progress);
         }
     };
     for attempt in 0..2 {

@@ -7,10 +7,12 @@
 use super::{Begun, Ended, Inner, Stop, start};
 use crate::agents::budget;
 use crate::agents::process::ExitReport;
+use crate::config::AgentConfig;
 use crate::model::agent::{Failure, SessionState, TurnEnd, TurnResult, Waiting, WaitingFor};
 use crate::model::event::Event;
 use crate::store::agents::{self as sessions, AgentSession, MoveOutcome};
-use crate::store::{StoreError, Tx, log, mail};
+use crate::store::pauses::{self, Scope};
+use crate::store::{StoreError, Tx, items, log, mail};
 use chrono::{DateTime, Duration, Utc};
 use rusqlite::Connection;
 use std::sync::Arc;
@@ -26,6 +28,9 @@ const PROVIDER_PAUSE_S: i64 = 15;
 
 /// The longest pause after a failure of the provider.
 const PROVIDER_PAUSE_MAX_S: i64 = 600;
+
+/// The failure of the provider in a row that the room hears about.
+const TOLD_AT: u32 = 2;
 
 /// What an agent is told that ended its turn without saying why.
 const ASK_TO_REPORT: &str = "You ended your turn without a report. If the work is finished and \
@@ -62,14 +67,14 @@ pub(super) enum Verdict {
     AskToReport,
     /// It was asked and did not.
     Violation,
-    /// It goes on by itself at that time.
-    Later { until: DateTime<Utc>, why: String, limited: bool },
+    /// It goes on by itself at that time. `told`: it is too early or too late to say so.
+    Later { until: DateTime<Utc>, why: String, limited: bool, told: bool },
     /// It goes on as soon as it can; `counted` against its resumptions.
     GoOn { why: String, counted: bool },
     /// An operator stopped it.
     Close,
-    /// Nothing of this runtime starts until a person acts.
-    PausePool { reason: String },
+    /// Nothing that would fail in the same way starts until the cause is gone.
+    Pause { failure: Failure, reason: String },
     /// It is given up.
     Die { reason: String },
 }
@@ -84,7 +89,7 @@ impl Verdict {
             | Verdict::Later { .. }
             | Verdict::GoOn { .. }
             | Verdict::Close
-            | Verdict::PausePool { .. }
+            | Verdict::Pause { .. }
             | Verdict::Die { .. } => false,
         }
     }
@@ -126,6 +131,7 @@ pub(super) fn verdict(facts: &Facts) -> Verdict {
             until: *until,
             why: "a rate limit of the provider".to_owned(),
             limited: true,
+            told: false,
         },
         TurnEnd::Failed { failure, message } => failed(facts, *failure, message),
     }
@@ -133,11 +139,16 @@ pub(super) fn verdict(facts: &Facts) -> Verdict {
 
 fn failed(facts: &Facts, failure: Failure, message: &str) -> Verdict {
     match failure {
-        Failure::Auth | Failure::Unusable => Verdict::PausePool { reason: message.to_owned() },
+        Failure::Auth | Failure::Unusable | Failure::Project | Failure::Machine => {
+            Verdict::Pause { failure, reason: message.to_owned() }
+        }
         Failure::Provider if facts.provider_failures < PROVIDER_FAILURES_MAX => {
             let doubled = PROVIDER_PAUSE_S << facts.provider_failures.saturating_sub(1).min(10);
             let pause = Duration::seconds(doubled.min(PROVIDER_PAUSE_MAX_S));
-            Verdict::Later { until: facts.now + pause, why: message.to_owned(), limited: false }
+            // Once may be chance; the second time in a row people should know, and only then.
+            let told = facts.provider_failures != TOLD_AT;
+            let (until, why) = (facts.now + pause, message.to_owned());
+            Verdict::Later { until, why, limited: false, told }
         }
         Failure::Crash | Failure::Protocol => recover(facts, message),
         Failure::Provider | Failure::BadRequest | Failure::ContextFull | Failure::SessionLost => {
@@ -187,7 +198,11 @@ pub(super) async fn settle(inner: &Arc<Inner>, begun: &Begun, ended: Ended) -> a
             result.report = report;
             let verdict = verdict(&facts);
             result.contract_violation = verdict == Verdict::Violation;
-            apply(tx, &session, &verdict, &prompt, facts.consumed)?;
+            if begun_work(&facts) {
+                pauses::succeeded(tx, &Scope::of_agent(&config))?;
+            }
+            let moves = Moves { prompt: &prompt, consumed: facts.consumed, config: Some(&config) };
+            apply(tx, &session, &verdict, &moves)?;
             result.state_after = sessions::find_session(tx, session.id)?
                 .map_or(session.state, |session| session.state);
             write(tx, &session, turn, &result)?;
@@ -299,13 +314,56 @@ pub(in crate::agents) fn write(
     sessions::release_lease(tx, &session.agent, session.id)
 }
 
+/// What a move of a session is made from.
+struct Moves<'a> {
+    prompt: &'a str,
+    consumed: bool,
+    /// The agent, where it is known.
+    config: Option<&'a AgentConfig>,
+}
+
+/// Whether a turn got as far as the model: its runtime works.
+fn begun_work(facts: &Facts) -> bool {
+    match &facts.end {
+        TurnEnd::Clean | TurnEnd::RateLimited { .. } => true,
+        TurnEnd::Failed { .. }
+        | TurnEnd::Stopped { .. }
+        | TurnEnd::Stalled
+        | TurnEnd::Limit { .. }
+        | TurnEnd::CutOff => facts.reported,
+    }
+}
+
+/// What stands still after a failure that no retry mends.
+fn scope_of(
+    tx: &Tx<'_>,
+    session: &AgentSession,
+    failure: Failure,
+    config: Option<&AgentConfig>,
+) -> Result<Scope, StoreError> {
+    Ok(match failure {
+        Failure::Machine => Scope::Machine,
+        Failure::Project => match items::find(tx, session.item)? {
+            Some(item) => Scope::Project(item.project),
+            None => Scope::Machine,
+        },
+        Failure::Auth
+        | Failure::Unusable
+        | Failure::Provider
+        | Failure::BadRequest
+        | Failure::ContextFull
+        | Failure::SessionLost
+        | Failure::Protocol
+        | Failure::Crash => config.map_or(Scope::Runtime(session.runtime, None), Scope::of_agent),
+    })
+}
+
 /// Moves the session as decided. One that was moved meanwhile is left alone.
 fn apply(
     tx: &Tx<'_>,
     session: &AgentSession,
     verdict: &Verdict,
-    prompt: &str,
-    consumed: bool,
+    moves: &Moves<'_>,
 ) -> Result<(), StoreError> {
     let id = session.id;
     let moved = match verdict {
@@ -321,7 +379,7 @@ fn apply(
         Verdict::AskToReport | Verdict::GoOn { .. } => {
             sessions::move_state(tx, id, SessionState::BetweenTurns)?
         }
-        Verdict::Close | Verdict::PausePool { .. } | Verdict::Die { .. } => {
+        Verdict::Close | Verdict::Pause { .. } | Verdict::Die { .. } => {
             sessions::move_state(tx, id, SessionState::Zombie)?
         }
     };
@@ -329,7 +387,7 @@ fn apply(
         tracing::info!(session = %id, ?moved, ?verdict, "the session was moved meanwhile");
         return Ok(());
     }
-    follow(tx, session, verdict, prompt, consumed)
+    follow(tx, session, verdict, moves)
 }
 
 /// What follows from the move.
@@ -337,10 +395,10 @@ fn follow(
     tx: &Tx<'_>,
     session: &AgentSession,
     verdict: &Verdict,
-    prompt: &str,
-    consumed: bool,
+    moves: &Moves<'_>,
 ) -> Result<(), StoreError> {
     let id = session.id;
+    let Moves { prompt, consumed, config } = *moves;
     match verdict {
         Verdict::Complete => {}
         Verdict::Wait(_) => {
@@ -359,11 +417,14 @@ fn follow(
             let reason = "it ended without a report, also when it was asked for one";
             died(tx, session, reason)?;
         }
-        Verdict::Later { until, why, limited } => {
+        Verdict::Later { until, why, limited, told } => {
             sessions::set_prompt(tx, id, &go_on(why, prompt, consumed))?;
+            let (item, agent, until) = (session.item, session.agent.clone(), *until);
             if *limited {
-                let (item, agent, until) = (session.item, session.agent.clone(), *until);
                 log::append_event(tx, &Event::RateLimited { item, agent, until })?;
+            } else if !told {
+                let message = why.clone();
+                log::append_event(tx, &Event::Unreachable { item, agent, message, until })?;
             }
         }
         Verdict::GoOn { why, counted } => {
@@ -375,12 +436,8 @@ fn follow(
         Verdict::Close => {
             sessions::close_zombie(tx, id)?;
         }
-        Verdict::PausePool { reason } => {
-            if sessions::pause_pool(tx, session.runtime, reason)? {
-                let runtime = session.runtime.as_str().to_owned();
-                let reason = reason.clone();
-                log::append_event(tx, &Event::PoolPaused { runtime, reason })?;
-            }
+        Verdict::Pause { failure, reason } => {
+            pauses::begin(tx, &scope_of(tx, session, *failure, config)?, reason)?;
         }
         Verdict::Die { reason } => died(tx, session, reason)?,
     }
@@ -447,7 +504,8 @@ pub(in crate::agents) fn settle_cut_off(
         sessions::clear_recoveries(tx, session.id)?;
     }
     let verdict = verdict(&facts);
-    apply(tx, &session, &verdict, &turn.prompt, facts.consumed)?;
+    let moves = Moves { prompt: &turn.prompt, consumed: facts.consumed, config: None };
+    apply(tx, &session, &verdict, &moves)?;
     let state_after =
         sessions::find_session(tx, session.id)?.map_or(session.state, |session| session.state);
     let elapsed = (tx.now() - turn.started_at.timestamp_millis()).max(0);

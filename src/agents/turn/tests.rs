@@ -77,9 +77,23 @@ fn a_failing_provider_is_asked_again_later_and_later() {
 }
 
 #[test]
+fn a_room_hears_once_and_early_that_a_model_cannot_be_reached() {
+    let told = |failures| {
+        let facts = Facts { provider_failures: failures, ..facts(failed(Failure::Provider)) };
+        match verdict(&facts) {
+            Verdict::Later { told, .. } => !told,
+            _given_up => false,
+        }
+    };
+    let heard: Vec<u32> = (1..8).filter(|failures| told(*failures)).collect();
+    assert_eq!(heard, [2]);
+}
+
+#[test]
 fn what_only_a_person_can_mend_pauses_the_pool_and_other_ends_are_deaths() {
-    for failure in [Failure::Auth, Failure::Unusable] {
-        assert!(matches!(verdict(&facts(failed(failure))), Verdict::PausePool { .. }));
+    for failure in [Failure::Auth, Failure::Unusable, Failure::Project, Failure::Machine] {
+        let expected = Verdict::Pause { failure, reason: "why".to_owned() };
+        assert_eq!(verdict(&facts(failed(failure))), expected);
     }
     for end in [
         TurnEnd::Stalled,

@@ -35,7 +35,7 @@ impl Desk {
 
     /// The project's gates are `gates` from now on.
     async fn with_gates(gates: &[&str]) -> Self {
-        let desk = Self::with_repository().await;
+        let desk = Self::new().await;
         let settings = serde_json::json!({
             "name": "shop", "path": desk.repository(), "gates": gates,
         });
@@ -62,7 +62,7 @@ impl Desk {
 
 #[tokio::test]
 async fn git_says_how_the_repository_stands() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     let said = desk.ask("!git").await;
     for part in ["on `main`, clean", "`main` follows no remote branch", "Start ("] {
         assert!(said.contains(part), "no {part:?} in {said}");
@@ -79,7 +79,7 @@ async fn git_says_how_the_repository_stands() {
 
 #[tokio::test]
 async fn unreleased_lists_items_and_other_commits_since_the_last_tag() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     desk.ask("!story Add a calculator").await;
     desk.land("Before the release").await;
     let tag = desk.git().rev_parse("main").await.unwrap();
@@ -124,7 +124,7 @@ async fn gates_run_in_an_items_worktree_as_it_lies_there() {
 
 #[tokio::test]
 async fn a_project_without_gates_says_so() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     let said = desk.ask("!run tests").await;
     assert!(said.contains("has no gates"), "{said}");
 }
@@ -158,7 +158,7 @@ async fn running_gates_are_ended_by_stop() {
 
 #[tokio::test]
 async fn worktrees_that_nobody_needs_are_listed_and_removed_without_losing_work() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     let mut places = vec![];
     for name in ["Open", "Given up", "Turned down", "Gone"] {
         desk.ask(&format!("!story {name}")).await;

@@ -18,18 +18,6 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Desk {
-    /// A desk whose project is a repository with one commit.
-    pub(super) async fn with_repository() -> Self {
-        let desk = Self::new().await;
-        let path = desk.repository();
-        std::fs::create_dir_all(&path).unwrap();
-        std::fs::write(path.join("README"), "a shop\n").unwrap();
-        let git = Git::at(&path);
-        git.init("main").await.unwrap();
-        git.first_commit("main", "Start", &Identity::parse("Ann <ann@hs>")).await.unwrap();
-        desk
-    }
-
     pub(super) fn repository(&self) -> std::path::PathBuf {
         self.services.config.projects[0].path.clone()
     }
@@ -203,7 +191,7 @@ impl Desk {
 
 #[tokio::test]
 async fn a_question_for_a_verdict_shows_the_diff_and_takes_a_reaction_once() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     desk.asked().await;
     let read = desk.services.store.read(|conn| {
         let sql = "SELECT outgoing ->> '$.content.markdown' FROM outbox WHERE sent_key = '$ask'";
@@ -228,7 +216,7 @@ async fn a_question_for_a_verdict_shows_the_diff_and_takes_a_reaction_once() {
 
 #[tokio::test]
 async fn a_verdict_is_taken_from_a_reply_in_words_and_a_remark_is_left_alone() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     desk.asked().await;
     for remark in ["what does it do?", "yes but rename it", "status"] {
         assert!(!desk.replies(remark).await.0, "{remark}");
@@ -244,7 +232,7 @@ async fn a_verdict_is_taken_from_a_reply_in_words_and_a_remark_is_left_alone() {
 
 #[tokio::test]
 async fn a_verdict_from_another_room_does_not_count() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     desk.asked().await;
     let thumb = IncomingBody::Reaction { to: "$ask".into(), key: "👍".to_owned() };
     desk.responds("!other", thumb).await;
@@ -260,7 +248,7 @@ async fn approve_and_reject_by_command_close_the_question() {
         ("!reject 1 it is ugly", "rejected", "❌ **Rejected** by @ann:hs: it is ugly"),
         ("!move 1 coding", "coding", "**Closed**: it is in coding now"),
     ] {
-        let mut desk = Desk::with_repository().await;
+        let mut desk = Desk::new().await;
         desk.asked().await;
         let wrong = desk.ask("!approve 1 beefbeef").await;
         assert!(wrong.contains("not `beefbeef`"), "{wrong}");
@@ -375,7 +363,7 @@ async fn an_agent_that_could_never_do_it_is_not_taken() {
 
 #[tokio::test]
 async fn a_running_agent_is_seen_told_and_stopped() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     let session = desk.at_work("Add a calculator").await;
     let said = desk.ask("!tell coder-1 use integers").await;
     assert!(said.contains("Told coder-1, who is on #1"), "{said}");
@@ -401,7 +389,7 @@ async fn a_running_agent_is_seen_told_and_stopped() {
 
 #[tokio::test]
 async fn stop_all_ends_every_agent() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     desk.at_work("Add a calculator").await;
     let said = desk.ask("!stop all").await;
     assert!(said.contains("Ended coder-1 on #1"), "{said}");
@@ -410,7 +398,7 @@ async fn stop_all_ends_every_agent() {
 
 #[tokio::test]
 async fn costs_are_summed_by_item_day_and_week() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     desk.at_work("Add a calculator").await;
     assert!(desk.ask("!cost 1").await.contains("#1 Add a calculator: $0.42 (1000 tokens in"));
     for command in ["!cost", "!cost week"] {
@@ -423,7 +411,7 @@ async fn costs_are_summed_by_item_day_and_week() {
 
 #[tokio::test]
 async fn a_diff_is_shown_and_a_missing_base_is_said_in_words() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     desk.ask("!story Add a calculator").await;
     desk.commit("item/1-add-a-calculator", "Add it").await;
     let diff = desk.ask("!diff 1").await;
@@ -435,7 +423,7 @@ async fn a_diff_is_shown_and_a_missing_base_is_said_in_words() {
 
 #[tokio::test]
 async fn the_board_shows_uncommitted_work_and_places_in_the_queue() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     for name in ["A", "B"] {
         desk.ask(&format!("!story {name}")).await;
     }
@@ -474,7 +462,7 @@ async fn the_board_shows_uncommitted_work_and_places_in_the_queue() {
 
 #[tokio::test]
 async fn doctor_answers_in_the_chat() {
-    let mut desk = Desk::with_repository().await;
+    let mut desk = Desk::new().await;
     let said = desk.ask("!doctor").await;
     assert!(said.contains("disk") && said.contains("git"), "{said}");
 }

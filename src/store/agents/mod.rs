@@ -11,16 +11,16 @@ mod reports;
 mod tests;
 mod turns;
 
-pub use pools::{instance_id, pause_pool, pool_pause, resume_pools};
+pub use pools::instance_id;
 pub use processes::{
     LeaseOutcome, ProcessRow, end_process, live_processes, record_process, release_lease,
     take_lease,
 };
 pub use reports::{NewReport, Report, newest_report, record_report, report, reports_of_item};
 pub use turns::{
-    Turn, TurnEvent, append_message, append_turn_event, begin_turn, events_of_turn, finish_turn,
-    messages, report_before, session_events, turn, turn_events, turns_of_session, turns_since,
-    unfinished_turns,
+    Turn, TurnEvent, append_message, append_turn_event, begin_turn, events_of_turn, files_read,
+    finish_turn, messages, report_before, session_events, turn, turn_events, turns_of_session,
+    turns_since, unfinished_turns,
 };
 
 use super::types::Json;

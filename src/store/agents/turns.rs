@@ -183,6 +183,16 @@ pub fn turn_events(
     Ok(events)
 }
 
+/// How many different files the agents of an item have read with their tools for that.
+pub fn files_read(conn: &Connection, item: ItemId) -> Result<u64, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT count(DISTINCT text) FROM turn_events
+         WHERE session IN (SELECT id FROM agent_sessions WHERE item = ?1) AND kind = 'tool'
+           AND (text LIKE 'Read: %' OR text LIKE 'read_file: %')",
+    )?;
+    Ok(statement.query_row([item], |row| row.get::<_, i64>(0))?.cast_unsigned())
+}
+
 /// Everything that happened in a turn, oldest first.
 pub fn events_of_turn(conn: &Connection, turn: TurnId) -> Result<Vec<TurnEvent>, StoreError> {
     let mut statement = conn.prepare_cached(

@@ -99,19 +99,6 @@ expected 4, got 5
 }
 
 #[tokio::test]
-async fn a_gate_that_is_not_there_blocks_at_once_instead_of_burning_retries() {
-    let bench = Bench::new();
-    let id = bench.file(|_| {});
-    bench.worktree(id, Some("c0ffee11"), &[]);
-    bench.gates_fail(id, 127);
-    bench.start(id);
-    bench.settle().await;
-    bench.report_done(id);
-    bench.settle().await;
-    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: the gate `make test` failed with exit 127. `start 1` tries again."###);
-}
-
-#[tokio::test]
 async fn uncommitted_work_is_asked_for_until_three_asks_bring_no_progress() {
     let bench = Bench::new();
     let id = bench.file(|_| {});
@@ -128,6 +115,86 @@ async fn uncommitted_work_is_asked_for_until_three_asks_bring_no_progress() {
     bench.report_done(id);
     bench.settle().await;
     insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: its worktree holds changes that are not committed: the agent ended 5 times without committing its work (3 of them in a row without any progress). `start 1` tries again."###);
+}
+
+#[tokio::test]
+async fn reading_something_new_is_progress_and_reading_the_same_again_is_not() {
+    let bench = Bench::new();
+    let id = bench.file(|_| {});
+    bench.worktree(id, None, &["a.rs"]);
+    bench.start(id);
+    bench.settle().await;
+    for line in ["Read: a.rs", "read_file: b.rs", "Read: c.rs", "Read: d.rs"] {
+        bench.uses_tool(id, line);
+        bench.report_done(id);
+        bench.settle().await;
+    }
+    assert!(bench.live(id).is_some(), "each time it had read something new");
+    for line in ["Read: a.rs", "Bash: make"] {
+        bench.uses_tool(id, line);
+        bench.report_done(id);
+        bench.settle().await;
+    }
+    assert_eq!(bench.item(id).stage.name(), "blocked");
+}
+
+#[tokio::test]
+async fn what_an_agent_leaves_that_exits_without_a_report_is_looked_at_too() {
+    let bench = Bench::new();
+    let (finished, unfinished) = (bench.file(|_| {}), bench.file(|_| {}));
+    bench.worktree(finished, Some("c0ffee11"), &[]);
+    bench.worktree(unfinished, None, &["a.rs"]);
+    for id in [finished, unfinished] {
+        bench.start(id);
+    }
+    bench.settle().await;
+    for id in [finished, unfinished] {
+        bench.end_turn(id, None, TurnEnd::Clean);
+    }
+    bench.settle().await;
+    assert!(bench.queued(finished), "the commit is there and its gates pass");
+    assert!(bench.prompt(unfinished).starts_with("These changes are not committed: a.rs"));
+    for _ in 0..2 {
+        bench.end_turn(unfinished, None, TurnEnd::Clean);
+        bench.settle().await;
+    }
+    assert_eq!(bench.item(unfinished).stage.name(), "blocked");
+}
+
+#[tokio::test]
+async fn ends_that_are_not_the_agents_doing_do_not_count_as_asks() {
+    let bench = Bench::new();
+    let id = bench.file(|_| {});
+    bench.worktree(id, None, &["a.rs"]);
+    bench.start(id);
+    bench.settle().await;
+    bench.report_done(id);
+    bench.settle().await;
+    for _ in 0..10 {
+        bench.end_turn(id, None, TurnEnd::CutOff);
+        bench.settle().await;
+    }
+    let counters = bench.read(|conn| counters::Counters::of(conn, id));
+    assert_eq!((counters.asks, counters.starts), (1, 1));
+    assert!(bench.live(id).is_some());
+}
+
+#[tokio::test]
+async fn a_commit_on_another_branch_is_not_the_items_and_nothing_is_tested_there() {
+    let bench = Bench::new();
+    let id = bench.file(|_| {});
+    let elsewhere = Checked {
+        commit: Some("c0ffee11".to_owned()),
+        elsewhere: Some("`mine`".to_owned()),
+        ..Checked::default()
+    };
+    bench.world.checked.lock().unwrap().insert(id, elsewhere);
+    bench.start(id);
+    bench.settle().await;
+    bench.report_done(id);
+    bench.settle().await;
+    assert!(!bench.queued(id));
+    assert!(bench.prompt(id).starts_with("Your worktree stands on `mine`"), "{}", bench.prompt(id));
 }
 
 #[tokio::test]
@@ -168,10 +235,10 @@ async fn an_agent_that_dies_is_started_once_more_and_then_the_item_is_blocked() 
     bench.wait_ms(3_000);
     bench.settle().await;
     assert!(bench.prompt(id).contains("silent for too long"));
-    bench.end_turn(id, None, TurnEnd::Clean);
+    bench.end_turn(id, None, TurnEnd::Stalled);
     bench.wait_ms(3_000);
     bench.settle().await;
-    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: coder-1 ended without reporting, also after it was started again. `start 1` tries again."###);
+    insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: coder-1 was silent for too long and was ended, also after it was started again. `start 1` tries again."###);
 }
 
 #[tokio::test]
@@ -425,20 +492,18 @@ async fn nothing_starts_beyond_the_limits_or_after_an_emergency_stop() {
 }
 
 #[tokio::test]
-async fn three_starts_without_a_commit_block_the_item() {
+async fn agents_that_bring_no_new_commit_are_started_three_times_at_most() {
     let bench = Bench::new();
-    let id = bench.file(|_| {});
+    let id = bench.file(|new| new.qa = Some(QaMode::Agent));
+    bench.worktree(id, Some("c0ffee11"), &[]);
     bench.start(id);
-    for _ in 0..3 {
-        bench.settle().await;
-        // The runtime is not logged in: the item is released each time.
-        let auth = TurnEnd::Failed {
-            failure: crate::model::agent::Failure::Auth,
-            message: "not logged in".to_owned(),
-        };
-        bench.end_turn(id, None, auth);
-    }
     bench.settle().await;
+    for _ in 0..2 {
+        bench.report_done(id);
+        bench.settle().await;
+        bench.end_turn(id, Some(MailType::QaFailed), TurnEnd::Clean);
+        bench.settle().await;
+    }
     insta::assert_snapshot!(bench.heard().last().unwrap(), @r###"text: **#1 Add a calculator** is blocked: agents were started on it 3 times without a commit. `start 1` tries again."###);
 }
 

@@ -98,6 +98,66 @@ fn a_change_of_an_older_version_loses_and_is_told_what_stands_there() {
     assert_eq!(bench.item(id).name, "one");
 }
 
+#[test]
+fn an_epic_or_an_item_that_waits_is_not_moved_to_where_work_begins() {
+    let bench = Bench::new();
+    let first = bench.file(|_| {});
+    let epic = bench.file(|new| new.kind = Kind::Epic);
+    let waits = bench.file(|new| new.depends_on = vec![first]);
+    let move_of = |id, to| {
+        let event = StageEvent::Moved { to };
+        bench.write(move |tx| apply(tx, id, &event, &person(), "moved"))
+    };
+    insta::assert_snapshot!(
+        [
+            refusal(move_of(epic, MoveTo::Coding)),
+            refusal(move_of(waits, MoveTo::Coding)),
+        ]
+        .join("\n"),
+        @"
+    item 2 is an epic and no agent works on an epic itself: start its items instead
+    item 3 waits for 1 (backlog) and starts by itself when that is done
+    "
+    );
+    move_of(epic, MoveTo::Upcoming).unwrap();
+    move_of(waits, MoveTo::Upcoming).unwrap();
+}
+
+#[tokio::test]
+async fn a_deleted_item_leaves_no_content_and_no_epic_behind() {
+    let bench = Bench::new();
+    let epic = bench.file(|new| new.kind = Kind::Epic);
+    let id = bench.file(|new| {
+        new.epic = Some(epic);
+        new.body = "the secret plan".to_owned();
+    });
+    bench.start(id);
+    bench.settle().await;
+    bench.uses_tool(id, "Read: the secret plan");
+    bench.end_turn(id, None, TurnEnd::Stopped { why: "the secret plan".to_owned() });
+    bench.write(move |tx| delete(tx, id, &person())).unwrap();
+    let left = bench.read(|conn| {
+        let mut left = Vec::new();
+        for (table, where_) in [
+            ("decisions", "what <> 'deleted'"),
+            ("turn_events", "true"),
+            ("agent_messages", "true"),
+            ("reports", "true"),
+            ("gate_runs", "true"),
+            ("turns", "prompt <> ''"),
+        ] {
+            let sql = format!("SELECT count(*) FROM {table} WHERE {where_}");
+            let rows: i64 = conn.query_row(&sql, [], |row| row.get(0))?;
+            left.extend((rows > 0).then_some((table, rows)));
+        }
+        Ok(left)
+    });
+    assert_eq!(left, [], "only that it was deleted is kept");
+    let child = bench.file(|new| new.epic = Some(epic));
+    bench.write(move |tx| delete(tx, epic, &person())).unwrap();
+    assert_eq!(bench.item(child).epic, None);
+}
+
 #[tokio::test]
 async fn an_item_is_deleted_only_when_nobody_works_on_it_and_nobody_waits_for_it() {
     let bench = Bench::new();

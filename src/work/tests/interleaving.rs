@@ -134,8 +134,8 @@ fn end(bench: &Bench, id: ItemId, report: Option<bool>, how: TurnEnd) {
 }
 
 fn stop_strays(bench: &Bench, outside: Outside) -> Vec<Due> {
-    for (item, why) in outside.strays {
-        end(bench, item, None, TurnEnd::Stopped { why });
+    for stray in outside.strays {
+        end(bench, stray.item, None, TurnEnd::Stopped { why: stray.why });
     }
     outside.due
 }

@@ -124,7 +124,7 @@ impl ToolHost for Reporting {
     }
 }
 
-async fn run_in(cwd: &Path, command: &str) {
+pub(super) async fn run_in(cwd: &Path, command: &str) {
     let cancel = CancellationToken::new();
     let limit = Duration::from_secs(20);
     let shell = ShellCommand { command, cwd, limit, env: &[], cancel: &cancel };
@@ -276,14 +276,25 @@ async fn a_worktree_whose_work_cannot_be_saved_stays_and_the_room_is_told_once()
     Git::at(&inner).init("main").await.unwrap();
     let author = Identity::parse("You <you@x>");
     Git::at(&inner).first_commit("main", "first", &author).await.unwrap();
+    let given_up = StageEvent::Abandoned { reason: "no".to_owned() };
+    let give_up = move |tx: &Tx<'_>| apply(tx, id, &given_up, &person(), "no");
+    whole.store.write(give_up).await.unwrap();
+    let tidy = async || {
+        let now =
+            |tx: &Tx<'_>| Ok::<_, StoreError>(tx.execute("UPDATE tidying SET not_before = 0", [])?);
+        whole.store.write(now).await.unwrap();
+        for _ in 0..2 {
+            keeper::step(&whole.store, &workshop).await.unwrap();
+        }
+    };
     for _again in 0..2 {
-        workshop.remove_worktree(&item).await.unwrap_err();
+        tidy().await;
         assert!(place.join("new").exists());
         let heard = heard().await;
-        assert!(heard.len() == 1 && heard[0].contains("is kept"), "{heard:?}");
+        assert!(heard.len() == 1 && heard[0].contains("its worktree stays"), "{heard:?}");
     }
     std::fs::remove_dir_all(&inner).unwrap();
-    workshop.remove_worktree(&item).await.unwrap();
+    tidy().await;
     assert!(!place.exists());
     let heard = heard().await;
     assert!(heard.len() == 2 && heard[1].contains(&format!("refs/rescue/{id}/")), "{heard:?}");

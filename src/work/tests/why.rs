@@ -52,8 +52,8 @@ async fn each_hold_of_the_pool_is_told() {
     told.push(bench.why(brake, id));
     bench
         .write(|tx| {
-            let kind = crate::config::RuntimeKind::Replay;
-            sessions::pause_pool(tx, kind, "it is not logged in: log in, then restart")?;
+            let scope = Scope::Runtime(crate::config::RuntimeKind::Replay, None);
+            crate::store::pauses::begin(tx, &scope, "it is not logged in: log in, then restart")?;
             tx.execute("UPDATE projects SET paused = 1", [])?;
             Ok(())
         })
@@ -76,14 +76,14 @@ Held back:
 
 Held back:
 - project demo is paused: nothing starts in it
-- agents that run on replay are paused: it is not logged in: log in, then restart
+- Agents that run on replay are paused: it is not logged in: log in, then restart
 ---
 **#1 Add a calculator**: is given to coder-1 since 28 May 20:26 UTC, which begins as soon as it may.
 
 Held back:
 - project demo is paused: nothing starts in it
 - everything is stopped (by @ann:hs): `resume all` goes on
-- agents that run on replay are paused: it is not logged in: log in, then restart
+- Agents that run on replay are paused: it is not logged in: log in, then restart
 "#);
 }
 

@@ -51,11 +51,13 @@ fn facts() -> Vec<StageEvent> {
     for kind in kinds() {
         for in_a_row in 1..4 {
             let (kind, output) = (kind.clone(), "tail".to_owned());
-            put(1, StageEvent::MergeFailed { kind, output, in_a_row });
+            // Only a conflict lets a mergemaster in, which is a long way: often enough to come there.
+            let times = if matches!(kind, MergeFailureKind::Conflict { .. }) { 6 } else { 1 };
+            put(times, StageEvent::MergeFailed { kind, output, in_a_row });
         }
     }
     put(8, StageEvent::MergeRetried);
-    put(8, StageEvent::Resolved { commit: "d".to_owned() });
+    put(40, StageEvent::Resolved { commit: "d".to_owned() });
     put(4, StageEvent::Recommitted { commit: "e".to_owned() });
     put(5, StageEvent::Unclaimed);
     put(8, StageEvent::SentBack { why: word() });
