@@ -27,6 +27,7 @@ mod full_disk;
 mod homeserver_down;
 mod huge;
 mod init;
+mod kill_walk;
 mod lead;
 mod lost_work;
 mod mail_from_four_processes;

@@ -362,7 +362,14 @@ impl Musher {
         self.start();
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended by itself, with its terminal open.
+    pub async fn wait_for_death(&mut self) -> ExitStatus {
+        let what = "Musher to die";
+        crate::support::until_within(PATIENCE, what, || (!self.is_running()).then_some(())).await;
+        self.wait_for_exit().await
+    }
+
+    /// Waits until it has ended by itself; a console's input ends with this.
     pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("Musher runs");
         self.keyboard = None;
