@@ -36,6 +36,7 @@ mod matrix_transport;
 mod message_to_merge;
 mod new_project;
 mod overnight;
+mod prompts;
 mod quality;
 mod readme;
 mod rebuild;
