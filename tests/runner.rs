@@ -27,6 +27,7 @@ mod full_disk;
 mod homeserver_down;
 mod huge;
 mod init;
+mod items_by_script;
 mod kill_walk;
 mod lead;
 mod lost_work;

@@ -1,6 +1,7 @@
 //! The command line as typed. Parsing has no side effects.
 
 use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// A Matrix bot that runs a team of coding agents on its owner's machines.
@@ -240,6 +241,33 @@ pub enum ItemsCommand {
         /// An item that must be finished first; may be given again
         #[arg(long, value_name = "ITEM")]
         depends_on: Vec<i64>,
+        /// The epic it is part of
+        #[arg(long, value_name = "ITEM")]
+        epic: Option<i64>,
+        /// Who decides that the work is good: gates, agent or human; default: the project's
+        #[arg(long, value_name = "MODE")]
+        qa: Option<String>,
+        /// The only agent that may work on it
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
+    },
+    /// Change an item's fields; what is not given stays
+    Update(UpdateArgs),
+    /// Move an item: what a person does in the room with `block`, `approve`, `move` and the like
+    Move {
+        /// The item
+        item: i64,
+        /// Where to, or what happens to it
+        action: MoveAction,
+        /// Why, in a sentence; needed for block, reject and abandon
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// The item that replaces it; needed for supersede
+        #[arg(long, value_name = "ITEM")]
+        by: Option<i64>,
+        /// The `version` that you have seen: refused when the item was changed since
+        #[arg(long, value_name = "VERSION")]
+        expect: Option<i64>,
     },
     /// Start an item
     Start {
@@ -249,6 +277,70 @@ pub enum ItemsCommand {
         #[arg(long)]
         agent: Option<String>,
     },
+}
+
+/// `musher items update`
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// The item
+    pub item: i64,
+    /// A new name
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A new text, which replaces the old one; `-` reads it from stdin
+    #[arg(long)]
+    pub body: Option<String>,
+    /// All items that must be finished first, which replace the old ones; `none` alone: no item
+    #[arg(long, value_name = "ITEM")]
+    pub depends_on: Vec<String>,
+    /// The epic it is part of; `none` takes it out
+    #[arg(long, value_name = "ITEM")]
+    pub epic: Option<String>,
+    /// The only agent that may work on it; `none` lets any
+    #[arg(long, value_name = "NAME")]
+    pub agent: Option<String>,
+    /// Who decides that the work is good: gates, agent or human
+    #[arg(long, value_name = "MODE")]
+    pub qa: Option<String>,
+    /// Order of starting and merging: higher first, 0 is usual
+    #[arg(long, allow_negative_numbers = true)]
+    pub priority: Option<i64>,
+    /// The `version` that you have seen: refused when the item was changed since
+    #[arg(long, value_name = "VERSION")]
+    pub expect: Option<i64>,
+}
+
+/// What `musher items move` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[clap(rename_all = "snake_case")]
+pub enum MoveAction {
+    /// Stop it until a person clears what the reason says
+    Block,
+    /// Clear what blocks it
+    Unblock,
+    /// Put it on ice
+    Freeze,
+    /// Take it off the ice
+    Unfreeze,
+    /// Approve the work
+    Approve,
+    /// Turn the work down, with a reason
+    Reject,
+    /// Give it up, with a reason
+    Abandon,
+    /// End it, because another replaces it
+    Supersede,
+    /// To the backlog
+    Backlog,
+    /// To what comes later
+    Upcoming,
+    /// To a QA agent
+    Qa,
+    /// To a person's review
+    ReviewHold,
+    /// Into the merge queue
+    Merge,
 }
 
 /// `musher init`: what is not given is asked.

@@ -1,14 +1,16 @@
 //! From arguments to a call: reads types and numbers, stdin and the environment.
 
-use super::args::{Command, ItemsCommand, MailCommand, ReplyArgs, ReportArgs, SendArgs};
+use super::args::{
+    Command, ItemsCommand, MailCommand, ReplyArgs, ReportArgs, SendArgs, UpdateArgs,
+};
 use super::client::{Client, print};
 use super::failure::{Code, Failure};
-use super::request::Call;
+use super::request::{Assigned, Call, Fields};
 use super::show;
 use crate::config::nearest;
 use crate::mail::{NewMail, Reply, payload};
 use crate::model::ids::{AgentName, ItemId, MailId, ProjectName};
-use crate::model::item::Kind;
+use crate::model::item::{Kind, QaMode};
 use crate::model::mail::{MailType, Priority};
 use crate::store::mail::{COORDINATOR, Filter};
 use serde_json::Value;
@@ -17,6 +19,8 @@ use std::path::Path;
 
 /// The longest text read from stdin: more than any limit, so that the limit's reason is given.
 const STDIN_MAX: u64 = 1024 * 1024;
+/// What a field that may be empty is set to when it is to be empty.
+const NONE: &str = "none";
 
 /// Carries out a call and prints its result.
 pub fn run(given: Option<&Path>, command: Command, json: bool) -> Result<(), Failure> {
@@ -81,13 +85,27 @@ fn typed_items(command: ItemsCommand) -> Result<Call, Failure> {
             Call::Status { item: None, project: project.map(ProjectName) }
         }
         ItemsCommand::Show { item } => Call::ItemShow { item: ItemId(item) },
-        ItemsCommand::Create { name, project, kind, body, depends_on } => Call::ItemCreate {
-            name,
-            project: project.map(ProjectName),
-            kind: one_of(&kind, "--kind", Kind::ALL.map(Kind::as_str), Kind::parse)?,
-            body: text(body)?,
-            depends_on: depends_on.into_iter().map(ItemId).collect(),
-            agent: environment("MUSHER_AGENT").map(AgentName),
+        ItemsCommand::Create { name, project, kind, body, depends_on, epic, qa, agent } => {
+            Call::ItemCreate {
+                name,
+                project: project.map(ProjectName),
+                kind: one_of(&kind, "--kind", Kind::ALL.map(Kind::as_str), Kind::parse)?,
+                body: text(body)?,
+                depends_on: depends_on.into_iter().map(ItemId).collect(),
+                agent: environment("MUSHER_AGENT").map(AgentName),
+                epic: epic.map(ItemId),
+                qa: qa_mode(qa)?,
+                pinned: agent.map(AgentName),
+            }
+        }
+        ItemsCommand::Update(args) => update(args)?,
+        ItemsCommand::Move { item, action, reason, by, expect } => Call::ItemMove {
+            item: ItemId(item),
+            action,
+            reason,
+            replaced_by: by.map(ItemId),
+            version: expect,
+            by: environment("MUSHER_AGENT").map(AgentName),
         },
         ItemsCommand::Start { item, agent } => Call::ItemStart {
             item: ItemId(item),
@@ -95,6 +113,44 @@ fn typed_items(command: ItemsCommand) -> Result<Call, Failure> {
             by: environment("MUSHER_AGENT").map(AgentName),
         },
     })
+}
+
+fn update(args: UpdateArgs) -> Result<Call, Failure> {
+    let depends_on = match args.depends_on.as_slice() {
+        [] => None,
+        [none] if none == NONE => Some(Vec::new()),
+        some => Some(some.iter().map(|id| number(id, "--depends-on")).collect::<Result<_, _>>()?),
+    };
+    let fields = Fields {
+        name: args.name,
+        body: args.body.map(text).transpose()?,
+        depends_on,
+        epic: args.epic.map(|epic| assigned(epic, |id| number(&id, "--epic"))).transpose()?,
+        agent: args.agent.map(|agent| assigned(agent, |name| Ok(AgentName(name)))).transpose()?,
+        qa: qa_mode(args.qa)?,
+        priority: args.priority,
+    };
+    let by = environment("MUSHER_AGENT").map(AgentName);
+    Ok(Call::ItemUpdate { item: ItemId(args.item), version: args.expect, fields, by })
+}
+
+fn assigned<T>(
+    given: String,
+    read: impl FnOnce(String) -> Result<T, Failure>,
+) -> Result<Assigned<T>, Failure> {
+    if given == NONE { Ok(Assigned::None) } else { read(given).map(Assigned::To) }
+}
+
+fn number(given: &str, flag: &str) -> Result<ItemId, Failure> {
+    given.trim_start_matches('#').parse().map(ItemId).map_err(|_not_a_number| {
+        Failure::new(Code::Usage, format!("`{given}` is no item's number, which {flag} wants"))
+            .hint("`musher items list` shows the numbers; `none` stands for no item")
+    })
+}
+
+fn qa_mode(given: Option<String>) -> Result<Option<QaMode>, Failure> {
+    let parse = |text: &str| QaMode::ALL.into_iter().find(|mode| mode.as_str() == text);
+    given.map(|text| one_of(&text, "--qa", QaMode::ALL.map(QaMode::as_str), parse)).transpose()
 }
 
 fn message(args: SendArgs) -> Result<NewMail, Failure> {
@@ -174,7 +230,7 @@ fn one_of<T, const N: usize>(
     text: &str,
     flag: &str,
     known: [&'static str; N],
-    parse: fn(&str) -> Option<T>,
+    parse: impl Fn(&str) -> Option<T>,
 ) -> Result<T, Failure> {
     parse(text).ok_or_else(|| {
         let near = nearest(text, known.into_iter());

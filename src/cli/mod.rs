@@ -11,6 +11,7 @@ mod check;
 pub mod client;
 pub mod failure;
 mod init;
+mod items;
 mod mcp;
 pub mod request;
 pub mod serve;

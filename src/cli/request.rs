@@ -1,9 +1,10 @@
 //! What the command line asks for: typed, and the same over the socket and in one process.
 
+use super::args::MoveAction;
 use super::failure::Failure;
 use crate::mail::{NewMail, Reply};
 use crate::model::ids::{AgentName, ItemId, MailId, ProjectName};
-use crate::model::item::Kind;
+use crate::model::item::{Kind, QaMode};
 use crate::store::mail::Filter;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -42,6 +43,45 @@ impl From<Result<Value, Failure>> for Response {
         match result {
             Ok(value) => Response::Ok(value),
             Err(failure) => Response::Error(failure),
+        }
+    }
+}
+
+/// Fields of an item that are to change; what is `None` stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Fields {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its text.
+    pub body: Option<String>,
+    /// All that it depends on.
+    pub depends_on: Option<Vec<ItemId>>,
+    /// Its epic.
+    pub epic: Option<Assigned<ItemId>>,
+    /// The only agent that may work on it.
+    pub agent: Option<Assigned<AgentName>>,
+    /// Who decides that the work is good.
+    pub qa: Option<QaMode>,
+    /// Order of starting and merging.
+    pub priority: Option<i64>,
+}
+
+/// What a field that may be empty is set to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Assigned<T> {
+    /// To nothing.
+    None,
+    /// To this.
+    To(T),
+}
+
+impl<T> Assigned<T> {
+    /// As the optional value of the field.
+    pub fn into_option(self) -> Option<T> {
+        match self {
+            Assigned::None => None,
+            Assigned::To(value) => Some(value),
         }
     }
 }
@@ -118,6 +158,41 @@ pub enum Call {
         depends_on: Vec<ItemId>,
         /// Who files it: an agent; `None` is the person at the terminal.
         agent: Option<AgentName>,
+        /// Its epic.
+        #[serde(default)]
+        epic: Option<ItemId>,
+        /// Who decides that the work is good; `None`: as its project says.
+        #[serde(default)]
+        qa: Option<QaMode>,
+        /// The only agent that may work on it.
+        #[serde(default)]
+        pinned: Option<AgentName>,
+    },
+    /// `items update N`
+    ItemUpdate {
+        /// Which.
+        item: ItemId,
+        /// The version that the caller has seen.
+        version: Option<i64>,
+        /// What is changed.
+        fields: Fields,
+        /// Who changes it: an agent; `None` is the person at the terminal.
+        by: Option<AgentName>,
+    },
+    /// `items move N ACTION`
+    ItemMove {
+        /// Which.
+        item: ItemId,
+        /// What happens to it.
+        action: MoveAction,
+        /// Why.
+        reason: String,
+        /// The item that replaces it.
+        replaced_by: Option<ItemId>,
+        /// The version that the caller has seen.
+        version: Option<i64>,
+        /// Who moves it: an agent; `None` is the person at the terminal.
+        by: Option<AgentName>,
     },
     /// `items start N`
     ItemStart {

@@ -1,13 +1,12 @@
 //! Carries out calls of the command line: the same function beside the server and inside it.
 
 use super::failure::{Code, Failure};
+use super::items;
 use super::request::{Call, Request, Response};
 use crate::config::Config;
 use crate::mail::{self, Directory, MailError, NewMail, Reply};
 use crate::model::agent::Role;
 use crate::model::ids::{AgentName, ItemId, MailId, ProjectName};
-use crate::model::item::{Kind, Origin, OriginKind};
-use crate::project::configure;
 use crate::store::mail as rows;
 use crate::store::{Store, StoreError, Tx, agents, calls, costs};
 use crate::timers;
@@ -33,7 +32,7 @@ pub struct Ctx {
     pub store: Store,
     /// The configuration.
     pub config: Arc<Config>,
-    directory: Directory,
+    pub(super) directory: Directory,
 }
 
 impl Ctx {
@@ -44,14 +43,14 @@ impl Ctx {
     }
 
     /// The person at the terminal: the first administrator.
-    fn person(&self) -> String {
+    pub(super) fn person(&self) -> String {
         let admins = self.config.matrix.as_ref().map(|matrix| matrix.admin_users.as_slice());
         let first = admins.and_then(<[_]>::first);
         first.map_or_else(|| TERMINAL.to_owned(), ToString::to_string)
     }
 
     /// An agent that files or starts items: a lead; the others hand out nothing.
-    fn lead(&self, agent: AgentName) -> Result<AgentName, Failure> {
+    pub(super) fn lead(&self, agent: AgentName) -> Result<AgentName, Failure> {
         match self.directory.role_of(agent.as_str()) {
             Some(Role::Lead) => Ok(agent),
             Some(role) => Err(Failure::new(
@@ -72,7 +71,7 @@ impl Ctx {
     }
 
     /// Runs `work` in a transaction, once for each `key`.
-    fn write(
+    pub(super) fn write(
         &self,
         key: Option<String>,
         work: impl FnOnce(&Tx<'_>) -> Result<Value, Failure> + Send + 'static,
@@ -109,11 +108,10 @@ pub fn handle(ctx: &Ctx, request: Request) -> Response {
         Call::ReportDone { mail } => report_done(ctx, key, mail),
         Call::Status { item, project } => status(ctx, item, project),
         Call::ItemShow { item } => show(ctx, item),
-        Call::ItemCreate { name, project, kind, body, depends_on, agent } => {
-            let new = NewItem { name, project, kind, body, depends_on, agent };
-            create(ctx, key, new)
-        }
-        Call::ItemStart { item, agent, by } => start(ctx, key, item, agent, by),
+        call @ (Call::ItemCreate { .. }
+        | Call::ItemStart { .. }
+        | Call::ItemUpdate { .. }
+        | Call::ItemMove { .. }) => items::handle(ctx, key, call),
         Call::Agents => list_agents(ctx),
         Call::Logs { item, count } => logs(ctx, item, count),
         Call::Cost { days } => cost(ctx, days),
@@ -246,120 +244,6 @@ fn show(ctx: &Ctx, item: ItemId) -> Result<Value, Failure> {
     })
 }
 
-struct NewItem {
-    name: String,
-    project: Option<ProjectName>,
-    kind: Kind,
-    body: String,
-    depends_on: Vec<ItemId>,
-    agent: Option<AgentName>,
-}
-
-fn create(ctx: &Ctx, key: Option<String>, new: NewItem) -> Result<Value, Failure> {
-    let person = ctx.person();
-    let only = match ctx.config.projects.as_slice() {
-        [only] => Some(only.name.clone()),
-        _ => None,
-    };
-    let project = new.project.or(only).ok_or_else(|| {
-        Failure::new(Code::Usage, "say which project: `--project NAME`")
-            .hint("`musher status` shows the projects")
-    })?;
-    let lead = new.agent.clone().map(|agent| ctx.lead(agent)).transpose()?;
-    let configured = ctx.config.projects.iter().find(|known| known.name == project).cloned();
-    ctx.write(key, move |tx| {
-        // Before the first start nothing but the configuration knows it.
-        if let Some(settings) = configured {
-            configure(tx, settings)?;
-        }
-        let new = work::NewItem {
-            project,
-            kind: new.kind,
-            name: new.name,
-            body: new.body,
-            depends_on: new.depends_on,
-            epic: None,
-            parent: None,
-            agent: None,
-            qa: None,
-            origin: origin(tx, lead.as_ref(), &person),
-            room: None,
-        };
-        let item = match &lead {
-            Some(lead) => work::file_child(tx, lead, led_by(tx, lead)?, new, None)?,
-            None => work::create(tx, new)?,
-        };
-        to_json(&item)
-    })
-}
-
-/// The item that a lead works on.
-fn led_by(conn: &Connection, lead: &AgentName) -> Result<ItemId, Failure> {
-    let live = agents::live_sessions_of_agent(conn, lead)?;
-    live.first().map(|session| session.item).ok_or_else(|| {
-        Failure::new(Code::Refused, format!("{lead} leads no item now, so it hands out nothing"))
-    })
-}
-
-/// Refuses what could not even begin. Calls are carried out on threads that may block.
-fn ready(ctx: &Ctx, item: ItemId) -> Result<(), Failure> {
-    let asked = |store: Store| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok::<_, std::io::Error>(runtime.block_on(work::ready(&store, item)))
-    };
-    // A thread of its own: the caller's may belong to a runtime.
-    let answer = std::thread::scope(|scope| {
-        scope.spawn(|| asked(ctx.store.clone())).join().unwrap_or(Ok(Ok(())))
-    });
-    match answer {
-        Ok(ready) => Ok(ready?),
-        Err(error) => Err(Failure::new(Code::Failed, format!("cannot look at git: {error}"))),
-    }
-}
-
-fn start(
-    ctx: &Ctx,
-    key: Option<String>,
-    item: ItemId,
-    agent: Option<AgentName>,
-    by: Option<AgentName>,
-) -> Result<Value, Failure> {
-    if let Some(agent) = &agent
-        && ctx.directory.role_of(agent.as_str()).is_none()
-    {
-        return Err(Failure::new(Code::NotFound, format!("there is no agent {agent}"))
-            .hint("`musher agents` lists them"));
-    }
-    let (person, config) = (ctx.person(), Arc::clone(&ctx.config));
-    let lead = by.map(|by| ctx.lead(by)).transpose()?;
-    let role = agent.as_ref().and_then(|agent| ctx.directory.role_of(agent.as_str()));
-    let ready = ready(ctx, item);
-    ctx.write(key, move |tx| {
-        let origin = origin(tx, lead.as_ref(), &person);
-        if let Some(agent) = &agent {
-            work::check_pin(&config, agent, &work::find(tx, item)?)?;
-        }
-        let started = match &lead {
-            Some(lead) => {
-                let agent = agent.as_ref().zip(role);
-                work::start_child(tx, lead, led_by(tx, lead)?, item, agent, &origin)?
-            }
-            None => work::start(tx, item, agent.as_ref(), &origin)?,
-        };
-        // What is wrong with the call itself is said first; nothing is kept.
-        ready?;
-        to_json(&started)
-    })
-}
-
-fn origin(tx: &Tx<'_>, agent: Option<&AgentName>, person: &str) -> Origin {
-    let at = crate::clock::from_millis(tx.now());
-    match agent {
-        Some(agent) => Origin { kind: OriginKind::Agent, id: agent.0.clone(), at },
-        None => Origin { kind: OriginKind::User, id: person.to_owned(), at },
-    }
-}
-
 fn list_agents(ctx: &Ctx) -> Result<Value, Failure> {
     ctx.read(|conn| {
         let mut all = vec![];
@@ -471,6 +355,6 @@ fn export(ctx: &Ctx) -> Result<Value, Failure> {
     })
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<Value, Failure> {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<Value, Failure> {
     serde_json::to_value(value).map_err(|error| Failure::new(Code::Failed, error.to_string()))
 }

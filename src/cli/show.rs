@@ -24,6 +24,12 @@ pub fn text(call: &Call, value: &Value) -> String {
         Call::ItemCreate { .. } => {
             format!("filed item {}: {}\n", value["id"], field(value, "name"))
         }
+        Call::ItemUpdate { .. } => {
+            format!("changed item {}: {}\n", value["id"], field(value, "name"))
+        }
+        Call::ItemMove { .. } => {
+            format!("item {} is in {} now\n", value["id"], field(&value["stage"], "stage"))
+        }
         Call::ItemStart { .. } => {
             format!("item {} is started: {}\n", value["id"], field(&value["stage"], "stage"))
         }
