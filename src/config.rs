@@ -3,6 +3,7 @@
 //! Unknown keys are errors. Secrets never stand in the file: `*_env` names a variable, `*_file` a
 //! file that others cannot read. `config/musher.example.toml` is tested against these types.
 
+mod day;
 mod diagnose;
 mod error;
 mod load;
@@ -10,6 +11,7 @@ mod secret;
 mod source;
 mod validate;
 
+pub use day::Day;
 pub use diagnose::{EXAMPLE, full_example};
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{find, load, user_dir};
@@ -36,7 +38,7 @@ pub struct Config {
     /// Where `new project` creates projects; default `<data_dir>/projects`.
     #[serde(default)]
     pub projects_dir: Option<PathBuf>,
-    /// The time zone of reminders, an IANA name such as `Europe/Berlin`.
+    /// The time zone of reminders and of the day that limits are counted by, an IANA name such as `Europe/Berlin`.
     #[serde(default = "default_zone")]
     pub time_zone: String,
     /// The Matrix account; not needed by `musher console`.
@@ -222,10 +224,14 @@ pub struct LimitsConfig {
     pub max_parallel_turns: usize,
     /// Agent starts a minute, over all projects.
     pub max_starts_per_minute: u32,
-    /// Money a day (UTC), in US dollars; none: unlimited.
+    /// Money a day, in US dollars; none: unlimited. The day is that of `time_zone`.
     pub usd_per_day: Option<f64>,
-    /// Tokens a day (UTC); none: unlimited.
+    /// Tokens a day; none: unlimited.
     pub tokens_per_day: Option<u64>,
+    /// Money on one item, by all who work on it, in US dollars; none: unlimited.
+    pub usd_per_item: Option<f64>,
+    /// Tokens on one item, by all who work on it; none: unlimited.
+    pub tokens_per_item: Option<u64>,
     /// The share of a limit at which a warning is posted.
     pub warn_at: f64,
     /// How often failing gates send an item back to its coder.
@@ -240,6 +246,8 @@ impl Default for LimitsConfig {
             max_starts_per_minute: 10,
             usd_per_day: None,
             tokens_per_day: None,
+            usd_per_item: None,
+            tokens_per_item: None,
             warn_at: 0.8,
             max_retries: 3,
         }
@@ -388,6 +396,12 @@ pub struct ProjectConfig {
     /// Agents that run at the same time in this project; none: the overall limit.
     #[serde(default)]
     pub max_agents: Option<usize>,
+    /// Money a day in this project, in US dollars; none: unlimited.
+    #[serde(default)]
+    pub usd_per_day: Option<f64>,
+    /// Tokens a day in this project; none: unlimited.
+    #[serde(default)]
+    pub tokens_per_day: Option<u64>,
 }
 
 impl ProjectConfig {
@@ -413,6 +427,8 @@ impl ProjectConfig {
             mode: LandingMode::default(),
             pr_command: None,
             max_agents: None,
+            usd_per_day: None,
+            tokens_per_day: None,
         }
     }
 }

@@ -76,6 +76,8 @@ const WRONG: &[(&str, &str, usize, &str, &[&str])] = &[
     ),
     ("role = \"coder\"", "role = \"codr\"", 27, "agents[0].role", &["codr", "coder"]),
     ("\"claude-code\"", "\"claude\"", 28, "agents[0].runtime", &["claude-code"]),
+    ("gates =", "usd_per_day = -1.0\ngates =", 23, "projects[0].usd_per_day", &["from 0"]),
+    ("[chat]", "[limits]\nusd_per_item = -1.0\n\n[chat]", 18, "limits.usd_per_item", &["from 0"]),
     ("\"coder-1\"", "\"coordinator\"", 26, "agents[0].name", &["coordinator"]),
 ];
 

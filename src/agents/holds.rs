@@ -1,7 +1,8 @@
 //! What keeps sessions from going on at this moment, for `why`: the pool's own reasons, read from
 //! the rows that it decides from.
 
-use super::{budget, pool};
+use super::budget::{self, Spender};
+use super::pool;
 use crate::config::Config;
 use crate::model::agent::SessionState;
 use crate::store::agents::{self as sessions, AgentSession};
@@ -21,7 +22,9 @@ pub fn holds(
     if let Some(who) = meta::find(conn, meta::STOPPED_ALL)? {
         reasons.push(format!("everything is stopped (by {who}): `resume all` goes on"));
     }
-    reasons.extend(budget::day_is_full(conn, &config.limits, now)?);
+    let spender = Spender { item: session.map(|session| session.item), ..Spender::default() };
+    let reached = budget::reached(conn, config, now, &spender)?;
+    reasons.extend(reached.map(|reached| reached.what));
     let limits = &config.limits;
     if let Some(session) = session {
         if session.pending_prompt.is_none() {

@@ -14,7 +14,7 @@
 //! wins, the other's compare-and-swap is refused and logged. A message to a turn that has just
 //! ended: it is mail, is given back, and wakes the session again.
 
-mod budget;
+pub mod budget;
 mod holds;
 pub mod permission;
 mod places;
@@ -97,6 +97,8 @@ struct Running {
 enum Stop {
     /// Somebody stopped the item: by whom or why, in words.
     Operator(String),
+    /// A limit is reached.
+    Limit(budget::Reached),
     /// The server goes down: the session goes on after the next start.
     Shutdown,
 }

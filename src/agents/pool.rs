@@ -4,9 +4,10 @@
 //! from starting is looked at anew each time: the emergency stop, a paused runtime, the limits of
 //! the day, of the agent and of the pool, a rate limit not yet over, an item that is being stopped.
 
+use super::budget::{self, Spender};
 use super::runtime::{ProbeReport, probe};
 use super::turn::{self};
-use super::{Agents, Inner, Running, Stop, budget, hold, watchdog};
+use super::{Agents, Inner, Running, Stop, hold, watchdog};
 use crate::config::Config;
 use crate::model::agent::{SessionState, WaitingFor};
 use crate::model::ids::AgentSessionId;
@@ -126,7 +127,7 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
     let may_start = inner
         .store
         .write(move |tx| {
-            let everybody = held_for_all(tx, &config, now)?;
+            let everybody = held_for_all(tx, &config)?;
             let mut may_start = vec![];
             for session in due {
                 if running.contains(&session.id) {
@@ -142,12 +143,8 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
                 if !wants(&session, now) {
                     continue;
                 }
-                match paused(tx, &config, &session)? {
-                    Some(pause) => {
-                        let why =
-                            format!("{} are paused: {}", pause.scope.in_words(), pause.reason);
-                        note(tx, &session, &Held { kind: "pause", why })?;
-                    }
+                match held_alone(tx, &config, &session)? {
+                    Some(held) => note(tx, &session, &held)?,
                     None => may_start.push(session),
                 }
             }
@@ -184,18 +181,30 @@ fn note(tx: &Tx<'_>, session: &AgentSession, held: &Held) -> Result<(), StoreErr
     Ok(())
 }
 
-/// What keeps every session from going on: the emergency stop, or a limit of the day.
-fn held_for_all(
+/// What keeps one session from going on: a pause, or a limit of the day in its project. Other limits
+/// end its work, which the turn runner does.
+fn held_alone(
     tx: &Tx<'_>,
     config: &Config,
-    now: DateTime<Utc>,
+    session: &AgentSession,
 ) -> Result<Option<Held>, StoreError> {
+    if let Some(pause) = paused(tx, config, session)? {
+        let why = format!("{} are paused: {}", pause.scope.in_words(), pause.reason);
+        return Ok(Some(Held { kind: "pause", why }));
+    }
+    let spender = Spender { item: Some(session.item), ..Spender::default() };
+    let reached = budget::check(tx, config, &spender)?.filter(|reached| reached.resumes);
+    Ok(reached.map(|reached| Held { kind: "budget", why: reached.what }))
+}
+
+/// What keeps every session from going on: the emergency stop, or a limit of the day.
+fn held_for_all(tx: &Tx<'_>, config: &Config) -> Result<Option<Held>, StoreError> {
     if let Some(who) = meta::find(tx, meta::STOPPED_ALL)? {
         let why = format!("everything is stopped (by {who}): `resume all`");
         return Ok(Some(Held { kind: "stopped", why }));
     }
-    let day = budget::day(tx, &config.limits, now)?;
-    Ok(day.map(|why| Held { kind: "budget", why }))
+    let day = budget::check_day(tx, config)?;
+    Ok(day.map(|reached| Held { kind: "budget", why: reached.what }))
 }
 
 /// The pause that keeps a session from going on: of its runtime, its project or the machine.

@@ -16,11 +16,21 @@ use crate::store::agents::{AgentSession, NewReport, NewSession, Turn};
 use crate::store::pauses::{self, Scope};
 use crate::store::{log, meta};
 use async_trait::async_trait;
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+mod budgets;
+
+/// When the tests begin, unless they say otherwise.
+const NOON: &str = "2026-11-21T12:00:00Z";
+
+fn merged(mut into: Value, more: Value) -> Value {
+    into.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    into
+}
 
 /// What the scripted runtime does in a turn, step by step.
 #[derive(Clone)]
@@ -98,7 +108,7 @@ impl Session for FakeSession {
                     Do::Say(event) => {
                         let _ = events.send(event).await;
                     }
-                    Do::Report => report(&store, tools.item).await,
+                    Do::Report => report_by(&store, &tools.agent, tools.item).await,
                     Do::Wait(waiting) => {
                         let session = tools.session;
                         store
@@ -132,12 +142,17 @@ impl Session for FakeSession {
 }
 
 async fn report(store: &Store, item: ItemId) {
+    report_by(store, &"coder-1".into(), item).await;
+}
+
+async fn report_by(store: &Store, agent: &AgentName, item: ItemId) {
+    let agent = agent.clone();
     store
         .write(move |tx| {
             sessions::record_report(
                 tx,
                 &NewReport {
-                    agent: "coder-1".into(),
+                    agent,
                     item,
                     session: None,
                     kind: MailType::WorkerDone,
@@ -185,12 +200,18 @@ struct World {
 
 impl World {
     fn with(agent: Value) -> Self {
-        let mut config = json!({"name": "coder-1", "role": "coder", "runtime": "acp"});
-        config.as_object_mut().unwrap().extend(agent.as_object().unwrap().clone());
-        let config = json!({"llm": {"provider": "replay"}, "agents": [config]});
-        let config: Config = serde_json::from_value(config).unwrap();
+        Self::configured(agent, json!({}))
+    }
+
+    /// Two agents, the first with these settings, and more of the configuration.
+    fn configured(agent: Value, more: Value) -> Self {
+        let first = json!({"name": "coder-1", "role": "coder", "runtime": "acp"});
+        let second = json!({"name": "coder-2", "role": "coder", "runtime": "acp"});
+        let config =
+            json!({"llm": {"provider": "replay"}, "agents": [merged(first, agent), second]});
+        let config: Config = serde_json::from_value(merged(config, more)).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let clock = Clock::fixed(Utc::now());
+        let clock = Clock::fixed(NOON.parse().unwrap());
         let store = Store::open(dir.path(), clock.clone()).unwrap();
         let (turns, heard, resumed) = (Arc::default(), Arc::default(), Arc::default());
         let runtime = FakeRuntime {
@@ -221,12 +242,16 @@ impl World {
     }
 
     async fn session(&self) -> AgentSessionId {
-        self.write(|tx| {
+        self.session_of("coder-1", 1).await
+    }
+
+    async fn session_of(&self, agent: &'static str, item: i64) -> AgentSessionId {
+        self.write(move |tx| {
             let new = NewSession {
-                agent: "coder-1".into(),
+                agent: agent.into(),
                 role: Role::Coder,
                 runtime: RuntimeKind::Acp,
-                item: ItemId(1),
+                item: ItemId(item),
                 prompt: "do it".to_owned(),
                 resume_native: None,
             };

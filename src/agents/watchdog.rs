@@ -4,8 +4,9 @@
 //! record and whose processes disagree, and orphans that nobody collects. One action per change of
 //! level, never one per tick.
 
+use super::budget::{self, Spender};
 use super::process::{Ident, reap_orphans};
-use super::{Inner, hold, recover};
+use super::{Inner, Stop, hold, recover};
 use crate::model::agent::SessionState;
 use crate::model::ids::AgentSessionId;
 use crate::store::StoreError;
@@ -42,7 +43,42 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
             }
             Err(error) => tracing::error!(%error, "the watchdog could not read the sessions"),
         }
+        if let Err(error) = enforce_limits(inner).await {
+            tracing::error!(%error, "the watchdog could not look at the limits");
+        }
     }
+}
+
+/// Ends turns whose limits others have used up: a turn looks itself only when it spends.
+async fn enforce_limits(inner: &Arc<Inner>) -> Result<(), StoreError> {
+    let running: Vec<AgentSessionId> = hold(&inner.running).keys().copied().collect();
+    if running.is_empty() {
+        return Ok(());
+    }
+    let config = Arc::clone(&inner.config);
+    let over = inner
+        .store
+        .write(move |tx| {
+            let mut over = vec![];
+            for id in running {
+                let Some(session) = sessions::find_session(tx, id)? else { continue };
+                let agent = config.agents.iter().find(|agent| agent.name == session.agent);
+                let spender = Spender { agent, item: Some(session.item), project: None };
+                over.extend(budget::check(tx, &config, &spender)?.map(|reached| (id, reached)));
+            }
+            Ok::<_, StoreError>(over)
+        })
+        .await?;
+    for (session, reached) in over {
+        if let Some(turn) = hold(&inner.running).get(&session) {
+            turn.stop.send_if_modified(|stop| {
+                let first = stop.is_none();
+                stop.get_or_insert(Stop::Limit(reached));
+                first
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Sessions that are recorded as running although no turn of theirs runs.

@@ -339,6 +339,14 @@ impl Server {
     }
 }
 
+/// The limits in money that the coordinator counts against, too.
+fn caps_of_days(config: &Config) -> Vec<String> {
+    let all = config.limits.usd_per_day.map(|_| "[limits] usd_per_day".to_owned());
+    let capped = config.projects.iter().filter(|project| project.usd_per_day.is_some());
+    let projects = capped.map(|project| format!("usd_per_day of project {}", project.name));
+    all.into_iter().chain(projects).collect()
+}
+
 /// Refuses caps in money that could not hold, because nobody knows what the model costs.
 ///
 /// Only what runs on `[llm]` is asked: the CLIs tell what they cost themselves.
@@ -351,7 +359,9 @@ fn check_caps(config: &Config, llm: &Llm) -> anyhow::Result<()> {
     };
     for agent in config.agents.iter().filter(|agent| agent.runtime == RuntimeKind::Api) {
         let own = Llm::new(&config.llm, agent.model.as_deref())?;
-        let capped = agent.max_usd.is_some() || config.limits.usd_per_day.is_some();
+        let capped = agent.max_usd.is_some()
+            || config.limits.usd_per_item.is_some()
+            || !caps_of_days(config).is_empty();
         anyhow::ensure!(
             own.price().is_some() || !capped,
             "agent {} has a limit in money, but {}",
@@ -361,8 +371,9 @@ fn check_caps(config: &Config, llm: &Llm) -> anyhow::Result<()> {
     }
     if llm.price().is_none() {
         let why = unpriced(llm.name());
-        let capped = config.limits.usd_per_day.is_some();
-        anyhow::ensure!(!capped, "[limits] usd_per_day is set, but {why}");
+        if let Some(cap) = caps_of_days(config).first() {
+            anyhow::bail!("{cap} is set, but {why}");
+        }
         tracing::warn!("{why}, or a limit in tokens ([limits] tokens_per_day)");
     }
     Ok(())

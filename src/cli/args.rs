@@ -63,9 +63,11 @@ pub enum Command {
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: usize,
     },
-    /// What it cost
+    /// What it cost, by item, agent, project, model and day
     Cost {
-        /// Over how many days
+        /// Only this item, over its life
+        item: Option<i64>,
+        /// Over how many days, today with them
         #[arg(long, default_value_t = 30)]
         days: u32,
     },

@@ -51,7 +51,7 @@ fn typed(command: Command) -> Result<Call, Failure> {
         Command::Items(items) => typed_items(items)?,
         Command::Agents => Call::Agents,
         Command::Logs { item, lines } => Call::Logs { item: ItemId(item), count: lines },
-        Command::Cost { days } => Call::Cost { days },
+        Command::Cost { item, days } => Call::Cost { item: item.map(ItemId), days },
         Command::Export => Call::Export,
         Command::Run
         | Command::Console { .. }

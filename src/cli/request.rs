@@ -215,6 +215,9 @@ pub enum Call {
     },
     /// `cost`
     Cost {
+        /// Only this item.
+        #[serde(default)]
+        item: Option<ItemId>,
         /// Over how many days.
         days: u32,
     },

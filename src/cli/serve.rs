@@ -114,7 +114,7 @@ pub fn handle(ctx: &Ctx, request: Request) -> Response {
         | Call::ItemMove { .. }) => items::handle(ctx, key, call),
         Call::Agents => list_agents(ctx),
         Call::Logs { item, count } => logs(ctx, item, count),
-        Call::Cost { days } => cost(ctx, days),
+        Call::Cost { item, days } => cost(ctx, item, days),
         Call::Export => export(ctx),
         Call::Tools { .. } | Call::Tool { .. } => Err(Failure::new(
             Code::Failed,
@@ -291,11 +291,18 @@ fn logs(ctx: &Ctx, item: ItemId, count: usize) -> Result<Value, Failure> {
     })
 }
 
-fn cost(ctx: &Ctx, days: u32) -> Result<Value, Failure> {
+fn cost(ctx: &Ctx, item: Option<ItemId>, days: u32) -> Result<Value, Failure> {
     ctx.read(|conn| {
-        let from = ctx.store.clock().now() - TimeDelta::days(i64::from(days));
+        let today = ctx.config.day(ctx.store.clock().now());
+        let span = match item {
+            Some(item) => {
+                work::find(conn, item)?;
+                costs::Span::of_item(item)
+            }
+            None => costs::Span::since(today.before(u64::from(days.saturating_sub(1))).begin),
+        };
         let grouped = |by| -> Result<Vec<Value>, StoreError> {
-            let rows = costs::grouped_since(conn, from, by)?;
+            let rows = costs::grouped(conn, &span, by)?;
             let line = |(name, spent): (String, costs::Spent)| {
                 let mut value = spent_json(&spent);
                 value["name"] = json!(name);
@@ -303,9 +310,21 @@ fn cost(ctx: &Ctx, days: u32) -> Result<Value, Failure> {
             };
             Ok(rows.into_iter().map(line).collect())
         };
+        let by_day = costs::by_day(conn, &span, today.zone)?;
+        let by_day: Vec<Value> = by_day
+            .into_iter()
+            .map(|(date, spent)| {
+                let mut value = spent_json(&spent);
+                value["name"] = json!(date);
+                value
+            })
+            .collect();
         Ok(json!({
-            "days": days,
-            "total": spent_json(&costs::since(conn, from)?),
+            "days": item.is_none().then_some(days),
+            "item": item,
+            "zone": today.zone.name(),
+            "total": spent_json(&costs::sum(conn, &span)?),
+            "by_day": by_day,
             "items": grouped(costs::By::Item)?,
             "agents": grouped(costs::By::Name)?,
             "projects": grouped(costs::By::Project)?,

@@ -183,12 +183,17 @@ fn cost(value: &Value) -> String {
     let line = |spent: &Value| {
         format!("{:>10.4} USD {:>12} tokens", spent["usd"].as_f64().unwrap_or(0.0), spent["tokens"])
     };
-    let mut out = format!("{}  in {} days\n", line(&value["total"]), value["days"]);
+    let of = match value["item"].as_i64() {
+        Some(item) => format!("on item {item}"),
+        None => format!("in {} days ({})", value["days"], field(value, "zone")),
+    };
+    let mut out = format!("{}  {of}\n", line(&value["total"]));
     for (title, key, prefix) in [
         ("by item", "items", "item "),
         ("by agent", "agents", ""),
         ("by project", "projects", ""),
         ("by model", "models", ""),
+        ("by day", "by_day", ""),
     ] {
         let rows: Vec<&Value> = each(&value[key]).collect();
         if rows.is_empty() {

@@ -3,15 +3,17 @@
 use super::CommandError;
 use super::command::CostOf;
 use super::context::{Context, fenced, money, one_line, refused};
+use crate::agents::budget::{self, Spender};
 use crate::clock::from_millis;
+use crate::config::Config;
 use crate::model::agent::SessionState;
 use crate::model::ids::{AgentName, ItemId};
 use crate::model::item::{Item, Kind};
-use crate::store::costs::{self, By, Spent};
+use crate::store::costs::{self, By, Span, Spent};
 use crate::store::mail::{Filter, list};
 use crate::store::{agents as sessions, items, rooms};
 use crate::{upgrade, work};
-use chrono::{DateTime, NaiveTime, Utc};
+use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use std::fmt::Write;
 
@@ -26,6 +28,9 @@ const EVENT_CHARS: usize = 160;
 
 /// How many lines of `cost` a group has at most.
 const COST_LINES: usize = 8;
+
+/// The days of `cost week`.
+const WEEK: u64 = 7;
 
 /// `show N`
 pub fn show(context: &Context, conn: &Connection, id: ItemId) -> Result<String, CommandError> {
@@ -206,35 +211,70 @@ pub fn cost(
     of: CostOf,
     now: i64,
 ) -> Result<String, CommandError> {
-    let now = from_millis(now);
-    let today = now.date_naive().and_time(NaiveTime::MIN).and_utc();
-    let (since, title) = match of {
-        CostOf::Today => (today, "Today (UTC)"),
-        CostOf::Week => (today - chrono::Duration::days(6), "The last seven days (UTC)"),
-        CostOf::Item(id) => {
-            let item = context.item(conn, id)?;
-            return Ok(format!("#{id} {}: {}.", item.name, spent(&costs::of_item(conn, id)?)));
+    let config = &context.services.config;
+    let today = config.day(from_millis(now));
+    let zone = today.zone;
+    let (span, title) = match of {
+        CostOf::Today => (Span::since(today.begin), format!("Today ({zone})")),
+        CostOf::Week => {
+            let since = today.before(WEEK - 1).begin;
+            (Span::since(since), format!("The last seven days ({zone})"))
         }
+        CostOf::Item(id) => (Span::of_item(id), format!("#{id} {}", context.item(conn, id)?.name)),
     };
-    let mut out = format!("**{title}**: {}\n", spent(&costs::since(conn, since)?));
+    let mut out = format!("**{title}**: {}\n", spent(&costs::sum(conn, &span)?));
     for (by, heading) in [(By::Name, "By whom"), (By::Item, "By item"), (By::Model, "By model")] {
-        let groups = costs::grouped_since(conn, since, by)?;
-        if groups.is_empty() {
+        if by == By::Item && span.item.is_some() {
             continue;
         }
-        let _ = write!(out, "\n{heading}:\n");
-        for (key, sum) in groups.iter().take(COST_LINES) {
-            let name = match by {
-                By::Item if key.is_empty() => "no item".to_owned(),
-                By::Item => format!("#{key}"),
-                By::Name | By::Project | By::Model => key.clone(),
-            };
-            let _ = writeln!(out, "- {name}: {}", spent(sum));
-        }
+        let groups = costs::grouped(conn, &span, by)?;
+        let name = |key: &str| match by {
+            By::Item if key.is_empty() => "no item".to_owned(),
+            By::Item => format!("#{key}"),
+            By::Name | By::Project | By::Model => key.to_owned(),
+        };
+        let lines = groups.iter().map(|(key, sum)| (name(key), *sum));
+        cost_lines(&mut out, heading, lines.collect());
     }
-    let limits = &context.services.config.limits;
-    if let Some(limit) = limits.usd_per_day {
-        let _ = write!(out, "\nThe limit is ${limit:.2} a day.");
+    if of != CostOf::Today {
+        let days = costs::by_day(conn, &span, zone)?;
+        let lines = days.iter().map(|(date, sum)| (date.format("%a %-d %b").to_string(), *sum));
+        cost_lines(&mut out, "By day", lines.collect());
+    }
+    let here = context.find_project(conn)?;
+    let project = here.as_ref().filter(|_| span.item.is_none()).map(|project| &project.name);
+    let spender = Spender { agent: None, item: span.item, project };
+    with_limits(conn, config, now, out, &spender)
+}
+
+/// A group of `cost`, nothing when it is empty.
+fn cost_lines(out: &mut String, heading: &str, lines: Vec<(String, Spent)>) {
+    if lines.is_empty() {
+        return;
+    }
+    let _ = write!(out, "\n{heading}:\n");
+    for (name, sum) in lines.iter().take(COST_LINES) {
+        let _ = writeln!(out, "- {name}: {}", spent(sum));
+    }
+    if lines.len() > COST_LINES {
+        let _ = writeln!(out, "- … and {} more", lines.len() - COST_LINES);
+    }
+}
+
+/// Adds the limits that hold, and how much of each is used.
+fn with_limits(
+    conn: &Connection,
+    config: &Config,
+    now: i64,
+    mut out: String,
+    spender: &Spender<'_>,
+) -> Result<String, CommandError> {
+    let meters = budget::meters(conn, config, from_millis(now), spender)?;
+    if !meters.is_empty() {
+        out.push_str("\nLimits:\n");
+    }
+    for meter in meters {
+        let _ = writeln!(out, "- {}", meter.in_words());
     }
     Ok(out.trim_end().to_owned())
 }

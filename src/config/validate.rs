@@ -205,6 +205,7 @@ fn check_numbers(check: &mut Check<'_>, config: &Config) {
     check.positive(limits.max_parallel_turns as u64, at!["limits", "max_parallel_turns"]);
     check.positive(u64::from(limits.max_starts_per_minute), at!["limits", "max_starts_per_minute"]);
     check.amount(limits.usd_per_day, at!["limits", "usd_per_day"]);
+    check.amount(limits.usd_per_item, at!["limits", "usd_per_item"]);
     check.require(
         (0.0..=1.0).contains(&limits.warn_at),
         at!["limits", "warn_at"],
@@ -290,6 +291,7 @@ fn check_projects(check: &mut Check<'_>, projects: &[ProjectConfig]) {
             project.max_agents.unwrap_or(1) as u64,
             at!["projects", position, "max_agents"],
         );
+        check.amount(project.usd_per_day, at!["projects", position, "usd_per_day"]);
     }
 }
 

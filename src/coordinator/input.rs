@@ -248,7 +248,8 @@ mod tests {
         let write = store.write(move |tx| {
             for number in 1..=rows {
                 let what = format!("warning {number}");
-                log::append_event(tx, &Event::BudgetReached { what, room: None })?;
+                let (room, item, project, key) = (None, None, None, String::new());
+                log::append_event(tx, &Event::BudgetReached { what, room, item, project, key })?;
             }
             Ok::<_, StoreError>(())
         });

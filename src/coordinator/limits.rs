@@ -1,8 +1,7 @@
 //! What ends a turn before its answer: limits, and calls that go in circles.
 
-use crate::config::{LimitsConfig, LlmConfig};
+use crate::config::LlmConfig;
 use crate::model::llm::{LlmMessage, Part, Usage};
-use crate::store::costs::Spent;
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
@@ -26,10 +25,8 @@ pub enum Limit {
         /// The tool that was called.
         tool: String,
     },
-    /// The day's money, in US dollars.
-    DayMoney(f64),
-    /// The day's tokens.
-    DayTokens(u64),
+    /// A limit of the day, in words.
+    Day(String),
 }
 
 impl fmt::Display for Limit {
@@ -53,15 +50,7 @@ impl fmt::Display for Limit {
                 "{tool} was called {SAME_CALL_MAX} times with the same result; say differently \
                  what you want, or `reset`"
             ),
-            Limit::DayMoney(most) => write!(
-                f,
-                "today's {most:.2} USD are spent ([limits] usd_per_day); `retry` after midnight UTC"
-            ),
-            Limit::DayTokens(most) => write!(
-                f,
-                "today's {most} tokens are spent ([limits] tokens_per_day); `retry` after \
-                 midnight UTC"
-            ),
+            Limit::Day(what) => write!(f, "{what}; `retry` then"),
         }
     }
 }
@@ -76,52 +65,6 @@ pub fn of_turn(config: &LlmConfig, steps: u32, usage: Usage, microusd: i64) -> O
     }
     (microusd as f64 >= config.max_turn_usd * 1e6 && microusd > 0)
         .then_some(Limit::Money(config.max_turn_usd))
-}
-
-/// Where the day's budget stands.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Day {
-    /// Enough is left.
-    Fine,
-    /// Little is left: the sum, the limit, and the share that is spent.
-    Low {
-        /// `usd` or `tokens`.
-        what: &'static str,
-        /// What was spent, in words.
-        spent: String,
-        /// The limit, in words.
-        limit: String,
-        /// Between 0 and 1.
-        share: f64,
-    },
-    /// Nothing is left.
-    Over(Limit),
-}
-
-/// Where the day's budget stands after `spent`.
-pub fn of_day(config: &LimitsConfig, spent: &Spent) -> Day {
-    let usd = spent.microusd as f64 / 1e6;
-    let tokens = spent.tokens();
-    let mut day = Day::Fine;
-    if let Some(most) = config.usd_per_day {
-        if usd >= most {
-            return Day::Over(Limit::DayMoney(most));
-        }
-        if usd >= most * config.warn_at {
-            let (spent, limit) = (format!("{usd:.2} USD"), format!("{most:.2} USD"));
-            day = Day::Low { what: "usd", spent, limit, share: usd / most };
-        }
-    }
-    if let Some(most) = config.tokens_per_day {
-        if tokens >= most {
-            return Day::Over(Limit::DayTokens(most));
-        }
-        if tokens as f64 >= most as f64 * config.warn_at {
-            let (spent, limit) = (format!("{tokens} tokens"), format!("{most} tokens"));
-            day = Day::Low { what: "tokens", spent, limit, share: tokens as f64 / most as f64 };
-        }
-    }
-    day
 }
 
 /// The tool that a turn calls in circles, if any.
@@ -145,28 +88,4 @@ pub fn circle(messages: &[LlmMessage]) -> Option<Limit> {
         }
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_day_is_fine_then_low_then_over() {
-        let config = LimitsConfig {
-            usd_per_day: Some(10.0),
-            tokens_per_day: Some(100),
-            ..LimitsConfig::default()
-        };
-        let spent = |usd: f64, output| Spent {
-            usage: Usage { output, ..Usage::default() },
-            microusd: (usd * 1e6) as i64,
-        };
-        assert_eq!(of_day(&config, &spent(7.9, 79)), Day::Fine);
-        assert!(matches!(of_day(&config, &spent(8.0, 0)), Day::Low { what: "usd", .. }));
-        assert!(matches!(of_day(&config, &spent(0.0, 80)), Day::Low { what: "tokens", .. }));
-        assert_eq!(of_day(&config, &spent(10.0, 0)), Day::Over(Limit::DayMoney(10.0)));
-        assert_eq!(of_day(&config, &spent(8.0, 100)), Day::Over(Limit::DayTokens(100)));
-        assert_eq!(of_day(&LimitsConfig::default(), &spent(1e6, u64::MAX / 2)), Day::Fine);
-    }
 }

@@ -31,15 +31,6 @@ pub fn cut_off(answer: &str) -> String {
 pub const REFUSED: &str =
     "the model or its provider's filter refused to answer: put it differently";
 
-/// Nearing the day's limit.
-pub fn budget_warning(spent: &str, limit: &str, share: f64) -> String {
-    let percent = (share * 100.0).round();
-    format!(
-        "⚠️ {spent} of today's {limit} are spent ({percent} %). At 100 % nothing new starts until \
-         midnight UTC; the limit stands in `[limits]`."
-    )
-}
-
 /// The label of a growing answer's last line.
 pub fn using_tool(name: &str) -> String {
     format!("_using {name} …_")

@@ -7,9 +7,10 @@
 //! the store write both in one transaction. A call that was begun and not answered is made again
 //! only when that is harmless; otherwise the model is told that its outcome is unknown.
 
-use super::limits::{self, Day, Limit};
+use super::limits::{self, Limit};
 use super::view::View;
 use super::{Inner, history, input, text, view};
+use crate::agents::budget::{self, Spender};
 use crate::failpoint::failpoint;
 use crate::llm::tools::{ToolCaller, ToolOutcome};
 use crate::llm::{Llm, LlmError, Reply, Request, Stop};
@@ -20,8 +21,8 @@ use crate::redact::redact;
 use crate::store::conversation::{self, CallOwner, CallState, Stored, TurnState};
 use crate::store::costs::{self, Cost, Source};
 use crate::store::{StoreError, Tx, inbox, outbox};
-use chrono::NaiveTime;
 use serde_json::Value;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -113,11 +114,13 @@ impl Run<'_> {
         }
         let steps = mine.iter().filter(|message| message.speaker == Speaker::Assistant).count();
         let id = self.id;
-        let midnight =
-            self.inner.store.clock().now().date_naive().and_time(NaiveTime::MIN).and_utc();
+        let (now, config) = (self.inner.store.clock().now(), Arc::clone(&self.inner.config));
+        let project = self.project.clone();
         let read = self.inner.store.read(move |conn| {
             let turn = conversation::find_turn(conn, id)?;
-            Ok::<_, StoreError>((turn, costs::since(conn, midnight)?))
+            let spender = Spender { project: project.as_ref(), ..Spender::default() };
+            let today = budget::meters(conn, &config, now, &spender)?;
+            Ok::<_, StoreError>((turn, today))
         });
         let (turn, today) = read.await?;
         let (usage, cost) =
@@ -126,18 +129,18 @@ impl Run<'_> {
         if let Some(limit) = limits::of_turn(&self.inner.config.llm, steps, usage, cost) {
             return Err(Broken::Limit(limit));
         }
-        match limits::of_day(&self.inner.config.limits, &today) {
-            Day::Fine => Ok(()),
-            Day::Over(limit) => Err(Broken::Limit(limit)),
-            Day::Low { what, spent, limit, share } => {
-                let warning = text::budget_warning(&spent, &limit, share);
-                let outgoing = Outgoing::text(self.key.clone(), warning);
-                let dedup = format!("budget:{}:{what}:{}", midnight.date_naive(), self.key.room);
-                let warn = move |tx: &Tx<'_>| outbox::enqueue(tx, &outgoing, Some(&dedup));
-                self.inner.store.write(warn).await?;
-                Ok(())
-            }
+        if let Some(full) = today.iter().find(|meter| meter.is_full()) {
+            return Err(Broken::Limit(Limit::Day(full.reached().what)));
         }
+        let warn_at = self.inner.config.limits.warn_at;
+        for low in today.iter().filter(|meter| meter.share() >= warn_at) {
+            let outgoing = Outgoing::text(self.key.clone(), low.warning());
+            // The key under which this room may have heard it from the agents' side.
+            let dedup = format!("{}:{}", low.name(false), self.key.room);
+            let warn = move |tx: &Tx<'_>| outbox::enqueue(tx, &outgoing, Some(&dedup));
+            self.inner.store.write(warn).await?;
+        }
+        Ok(())
     }
 
     /// Asks the model for the next step. A conversation that does not fit is compacted once.

@@ -169,6 +169,9 @@ pub enum TurnEnd {
     Limit {
         /// Which, in words.
         what: String,
+        /// Whether it ends by itself, with the day.
+        #[serde(default)]
+        resumes: bool,
     },
     /// A provider refuses until a moment.
     RateLimited {

@@ -151,8 +151,17 @@ pub enum Event {
     BudgetReached {
         /// Which, in words.
         what: String,
-        /// The room to tell; `None` tells the project's.
+        /// The room to tell; `None` tells those that it concerns.
         room: Option<RoomKey>,
+        /// The item, when it is the limit of one.
+        #[serde(default)]
+        item: Option<ItemId>,
+        /// The project, when it is the limit of one.
+        #[serde(default)]
+        project: Option<ProjectName>,
+        /// Names it, so that a room hears it once whoever tells it; empty: it is told once anyway.
+        #[serde(default)]
+        key: String,
     },
     /// An item's agent wants the room to know something (a milestone, a question).
     AgentSaid {

@@ -324,6 +324,8 @@ fn settings(plan: &Plan, base: String, stack: Option<&Stack>) -> ProjectConfig {
         mode: LandingMode::default(),
         pr_command: None,
         max_agents: None,
+        usd_per_day: None,
+        tokens_per_day: None,
     }
 }
 

@@ -64,6 +64,9 @@ impl Project {
             mode,
             pr_command,
             max_agents,
+            // Read where they are counted.
+            usd_per_day: _,
+            tokens_per_day: _,
         } = settings;
         Self {
             name,

@@ -82,6 +82,8 @@ fn settings(name: &str, path: PathBuf) -> ProjectConfig {
         mode: crate::config::LandingMode::Merge,
         pr_command: None,
         max_agents: None,
+        usd_per_day: None,
+        tokens_per_day: None,
     }
 }
 

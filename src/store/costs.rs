@@ -1,9 +1,11 @@
 //! Money and tokens: one row a model call or turn, and sums over them.
 
 use super::{StoreError, Tx};
+use crate::clock::from_millis;
 use crate::model::ids::{ItemId, ProjectName};
 use crate::model::llm::Usage;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
+use chrono_tz::Tz;
 use rusqlite::{Connection, Row, params};
 
 /// Who spent.
@@ -126,20 +128,69 @@ pub fn of_name_on_item(conn: &Connection, name: &str, item: ItemId) -> Result<Sp
     Ok(statement.query_row(params![item, name], |row| spent(row, 0))?)
 }
 
-/// What was spent since a moment, by everybody.
-pub fn since(conn: &Connection, from: DateTime<Utc>) -> Result<Spent, StoreError> {
-    let mut statement = conn.prepare_cached(&format!("SELECT {SUMS} FROM costs WHERE at >= ?1"))?;
-    Ok(statement.query_row([from.timestamp_millis()], |row| spent(row, 0))?)
+/// Which costs are summed: all that is given must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Span {
+    /// Not before.
+    pub from: Option<DateTime<Utc>>,
+    /// Before.
+    pub to: Option<DateTime<Utc>>,
+    /// On this item.
+    pub item: Option<ItemId>,
+    /// In this project.
+    pub project: Option<ProjectName>,
 }
 
-/// What was spent since a moment, summed by something, dearest first.
+impl Span {
+    /// Everything since a moment.
+    pub fn since(from: DateTime<Utc>) -> Self {
+        Self { from: Some(from), ..Self::default() }
+    }
+
+    /// Everything on an item.
+    pub fn of_item(item: ItemId) -> Self {
+        Self { item: Some(item), ..Self::default() }
+    }
+
+    /// Only the conditions that are given, so that the planner sees which index fits; the others'
+    /// parameters are named all the same, because they are bound by number.
+    fn condition(&self) -> String {
+        let given = |is: bool, yes: &'static str, no: &'static str| if is { yes } else { no };
+        format!(
+            "{} AND {} AND {} AND {}",
+            given(self.from.is_some(), "at >= ?1", "?1 IS NULL"),
+            given(self.to.is_some(), "at < ?2", "?2 IS NULL"),
+            given(self.item.is_some(), "item = ?3", "?3 IS NULL"),
+            given(self.project.is_some(), "project = ?4", "?4 IS NULL"),
+        )
+    }
+
+    fn params(&self) -> [Box<dyn rusqlite::ToSql>; 4] {
+        [
+            Box::new(self.from.map(|at| at.timestamp_millis())),
+            Box::new(self.to.map(|at| at.timestamp_millis())),
+            Box::new(self.item),
+            Box::new(self.project.clone()),
+        ]
+    }
+}
+
+/// What was spent in a span, by everybody.
+pub fn sum(conn: &Connection, span: &Span) -> Result<Spent, StoreError> {
+    let sql = format!("SELECT {SUMS} FROM costs WHERE {}", span.condition());
+    let params = rusqlite::params_from_iter(span.params());
+    Ok(conn.prepare_cached(&sql)?.query_row(params, |row| spent(row, 0))?)
+}
+
+/// What was spent since a moment, by everybody.
+pub fn since(conn: &Connection, from: DateTime<Utc>) -> Result<Spent, StoreError> {
+    sum(conn, &Span::since(from))
+}
+
+/// What was spent in a span, summed by something, dearest first.
 ///
 /// The key is the item's number, the name, the project or the model; empty where there is none.
-pub fn grouped_since(
-    conn: &Connection,
-    from: DateTime<Utc>,
-    by: By,
-) -> Result<Vec<(String, Spent)>, StoreError> {
+pub fn grouped(conn: &Connection, span: &Span, by: By) -> Result<Vec<(String, Spent)>, StoreError> {
     let key = match by {
         By::Item => "coalesce(CAST(item AS TEXT), '')",
         By::Name => "CASE source WHEN 'coordinator' THEN 'coordinator' ELSE name END",
@@ -147,13 +198,43 @@ pub fn grouped_since(
         By::Model => "model",
     };
     let mut statement = conn.prepare_cached(&format!(
-        "SELECT {key}, {SUMS} FROM costs WHERE at >= ?1 GROUP BY 1
-         ORDER BY sum(microusd) DESC, sum(input + output) DESC, 1"
+        "SELECT {key}, {SUMS} FROM costs WHERE {} GROUP BY 1
+         ORDER BY sum(microusd) DESC, sum(input + output) DESC, 1",
+        span.condition()
     ))?;
-    let rows = statement.query_map([from.timestamp_millis()], |row| {
+    let rows = statement.query_map(rusqlite::params_from_iter(span.params()), |row| {
         Ok((row.get::<_, String>(0)?, spent(row, 1)?))
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// What was spent in a span, by the days of `zone`, oldest first; days without any are left out.
+pub fn by_day(
+    conn: &Connection,
+    span: &Span,
+    zone: Tz,
+) -> Result<Vec<(NaiveDate, Spent)>, StoreError> {
+    // Zones differ by quarters of an hour, so a quarter of an hour belongs to one day.
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT at / 900000, {SUMS} FROM costs WHERE {} GROUP BY 1 ORDER BY 1",
+        span.condition()
+    ))?;
+    let rows = statement.query_map(rusqlite::params_from_iter(span.params()), |row| {
+        let begin = from_millis(row.get::<_, i64>(0)? * 900_000);
+        Ok((begin.with_timezone(&zone).date_naive(), spent(row, 1)?))
+    })?;
+    let mut days: Vec<(NaiveDate, Spent)> = vec![];
+    for row in rows {
+        let (date, more) = row?;
+        match days.last_mut() {
+            Some((last, sum)) if *last == date => {
+                sum.usage += more.usage;
+                sum.microusd += more.microusd;
+            }
+            Some(_) | None => days.push((date, more)),
+        }
+    }
+    Ok(days)
 }
 
 #[cfg(test)]
@@ -189,11 +270,20 @@ mod tests {
                 assert_eq!(of_item(conn, ItemId(1))?.microusd, 300);
                 assert_eq!(of_name_on_item(conn, "coder-1", ItemId(2))?.tokens(), 16);
                 assert_eq!(since(conn, DateTime::UNIX_EPOCH)?.microusd, 450);
-                let names = grouped_since(conn, DateTime::UNIX_EPOCH, By::Name)?;
+                let names = grouped(conn, &Span::default(), By::Name)?;
                 let names: Vec<_> =
                     names.iter().map(|(name, spent)| (name.as_str(), spent.microusd)).collect();
                 assert_eq!(names, [("coder-1", 400), ("coordinator", 50)]);
-                assert_eq!(grouped_since(conn, Utc::now(), By::Model)?, []);
+                let later = Span::since(Utc::now() + chrono::TimeDelta::hours(1));
+                assert_eq!(grouped(conn, &later, By::Model)?, []);
+                let one = Span::of_item(ItemId(1));
+                let models = grouped(conn, &one, By::Model)?;
+                assert_eq!((models.len(), models[0].1.microusd), (1, 300));
+                let project = |name: &str| Span { project: Some(name.into()), ..Span::default() };
+                assert_eq!(sum(conn, &project("demo"))?.microusd, 450);
+                assert_eq!(sum(conn, &project("other"))?.microusd, 0);
+                let before = Span { to: Some(DateTime::UNIX_EPOCH), ..Span::default() };
+                assert_eq!(sum(conn, &before)?, Spent::default());
                 Ok::<(), StoreError>(())
             })
             .unwrap();

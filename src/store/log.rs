@@ -171,7 +171,7 @@ fn item_of(event: &Event) -> Option<ItemId> {
         Event::TimerFired { .. }
         | Event::Paused { .. }
         | Event::GoesOn { .. }
-        | Event::BudgetReached { .. }
         | Event::ProjectCreated { .. } => None,
+        Event::BudgetReached { item, .. } => *item,
     }
 }

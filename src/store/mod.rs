@@ -40,6 +40,7 @@ pub mod requests;
 pub mod rooms;
 pub mod tidying;
 pub mod timers;
+pub mod told;
 pub mod types;
 
 pub use lock::{LockError, Owner, start_time};

@@ -5,11 +5,11 @@ use super::{Answer, Context, Tool, Who, reading, refuse, writing};
 use crate::llm::tools::ToolCaller;
 use crate::model::ids::{PersonId, TimerId};
 use crate::store::Tx;
-use crate::store::costs::{self, By, Spent};
+use crate::store::costs::{self, By, Span, Spent};
 use crate::store::timers::{NewTimer, TimerKind};
 use crate::timers::{self, When};
 use crate::work;
-use chrono::{DateTime, Days, NaiveTime, Utc};
+use chrono::{DateTime, Days, Utc};
 use rusqlite::Connection;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -170,14 +170,14 @@ fn cost_report(context: &Context, conn: &Connection, _: &ToolCaller, args: CostR
     }
     let now = context.services.store.clock().now();
     let from = match args.since {
-        Since::Today => now.date_naive().and_time(NaiveTime::MIN).and_utc(),
+        Since::Today => context.services.config.day(now).begin,
         Since::Week => now.checked_sub_days(Days::new(7)).unwrap_or(now),
         Since::All => DateTime::UNIX_EPOCH,
     };
     let mut text = format!("In all: {}\n", spent(&costs::since(conn, from)?));
     for (title, by) in [("By agent", By::Name), ("By item", By::Item), ("By model", By::Model)] {
         let _ = writeln!(text, "{title}:");
-        for (key, sum) in costs::grouped_since(conn, from, by)? {
+        for (key, sum) in costs::grouped(conn, &Span::since(from), by)? {
             let key = if key.is_empty() { "none".to_owned() } else { key };
             let _ = writeln!(text, "- {key}: {}", spent(&sum));
         }

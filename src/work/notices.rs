@@ -182,13 +182,18 @@ fn announce_event(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
             let text = text::unreachable(&item, agent.as_str(), message, *until);
             say(tx, &item, Said::Result(text), &key)
         }
-        Event::BudgetReached { what, room: Some(room) } => {
+        Event::BudgetReached { what, room: Some(room), .. } => {
             let session = SessionKey::main(room.clone());
-            outbox::enqueue(tx, &Outgoing::text(session, text::budget(what)), Some(&key))?;
+            outbox::enqueue(tx, &Outgoing::text(session, what), Some(&key))?;
             Ok(())
         }
-        Event::BudgetReached { what, room: None } => {
-            say_to_all(tx, None, &text::budget(what), &key)
+        Event::BudgetReached { what, item: Some(item), .. } => {
+            let Some(item) = items::find(tx, *item)? else { return Ok(()) };
+            say(tx, &item, Said::Result(what.clone()), &key)
+        }
+        Event::BudgetReached { what, project, key: name, .. } => {
+            let key = if name.is_empty() { &key } else { name };
+            say_to_all(tx, project.as_ref(), what, key)
         }
         Event::AgentSaid { item, agent, text, question } => {
             let Some(item) = items::find(tx, *item)? else { return Ok(()) };

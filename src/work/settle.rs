@@ -543,7 +543,7 @@ fn death_in_words(agent: &AgentName, result: Option<&TurnResult>) -> String {
         TurnEnd::Clean => format!("{agent} ended without reporting"),
         TurnEnd::Stopped { why } => format!("{agent} was stopped: {why}"),
         TurnEnd::Stalled => format!("{agent} was silent for too long and was ended"),
-        TurnEnd::Limit { what } => format!("{agent} reached a limit: {what}"),
+        TurnEnd::Limit { what, .. } => what.clone(),
         TurnEnd::RateLimited { until } => {
             format!("{agent} is rate limited until {}", until.format("%H:%M UTC"))
         }

@@ -321,11 +321,6 @@ pub(super) fn worktree_stays(item: ItemId, name: &str, error: &str) -> String {
     )
 }
 
-/// A limit was reached.
-pub(super) fn budget(what: &str) -> String {
-    format!("A limit was reached: {what}")
-}
-
 /// What made a merge fail, as a clause.
 pub(super) fn failure_in_words(kind: &MergeFailureKind) -> String {
     match kind {

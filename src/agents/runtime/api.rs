@@ -6,7 +6,8 @@
 //! because nobody knows whether the call took effect. Usage is exact.
 
 use super::in_process::{Brain, Hands, start};
-use super::{Caps, Runtime, RuntimeEvent, Session, SpawnError, SpawnSpec, TurnOutcome};
+use super::{AgentTools, Caps, Runtime, RuntimeEvent, Session, SpawnError, SpawnSpec, TurnOutcome};
+use crate::agents::budget::{self, Reached, Spender};
 use crate::config::{Config, RuntimeKind};
 use crate::llm::{Delta, Llm, LlmError, Reply, Request, Stop};
 use crate::model::agent::Failure;
@@ -73,6 +74,8 @@ impl Runtime for Api {
             self.store.read(move |conn| sessions::messages(conn, root)).await.map_err(internal)?;
         let mut brain = ApiBrain {
             store: self.store.clone(),
+            config: Arc::clone(&self.config),
+            tools: Arc::clone(&spec.tools),
             llm,
             system: spec.role_prompt.clone(),
             max_output_tokens: self.config.llm.max_output_tokens,
@@ -130,6 +133,8 @@ fn merged(messages: &[LlmMessage]) -> Vec<LlmMessage> {
 
 struct ApiBrain {
     store: Store,
+    config: Arc<Config>,
+    tools: Arc<AgentTools>,
     llm: Llm,
     system: String,
     max_output_tokens: u32,
@@ -175,6 +180,9 @@ impl ApiBrain {
             self.keep(LlmMessage::user(text)).await.map_err(internal)?;
             hands.emit(RuntimeEvent::Consumed(message.id)).await;
         }
+        if let Some(reached) = self.spent().await.map_err(internal)? {
+            return Err(TurnOutcome::Spent(reached));
+        }
         let reply = self.ask(hands).await.map_err(|error| self.failed(&error))?;
         self.keep(reply.message.clone()).await.map_err(internal)?;
         hands
@@ -206,6 +214,21 @@ impl ApiBrain {
             }),
             Stop::End | Stop::ToolCalls => Ok(hands.has_messages()),
         }
+    }
+
+    /// The limit that forbids another model call, whoever has used it up meanwhile.
+    async fn spent(&self) -> Result<Option<Reached>, StoreError> {
+        let (config, tools) = (Arc::clone(&self.config), Arc::clone(&self.tools));
+        let now = self.store.clock().now();
+        let read = self.store.read(move |conn| {
+            let spender = Spender {
+                agent: config.agents.iter().find(|agent| agent.name == tools.agent),
+                item: Some(tools.item),
+                project: Some(&tools.project),
+            };
+            budget::reached(conn, &config, now, &spender)
+        });
+        read.await
     }
 
     async fn ask(&self, hands: &Hands) -> Result<Reply, LlmError> {

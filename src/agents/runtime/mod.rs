@@ -14,6 +14,7 @@ pub mod replay;
 
 pub use probe::{ProbeError, ProbeReport, probe};
 
+use super::budget::Reached;
 use super::permission::Policy;
 use super::process::{ExitReport, Ident, Ladder};
 use crate::config::{Config, Confinement, RuntimeKind};
@@ -363,6 +364,8 @@ pub enum TurnOutcome {
     Interrupted,
     /// A limit of the runtime was reached.
     Limit(String),
+    /// A limit of ours was reached, so that no further model call may be made.
+    Spent(Reached),
     /// A provider refuses until then, if it said when.
     RateLimited(Option<DateTime<Utc>>),
     /// It failed.

@@ -3,6 +3,7 @@
 use super::compose::{compose, letter};
 use super::settle::stopped;
 use super::{Begun, Inner, Live, Stop, start};
+use crate::agents::budget::{self, Reached, Spender};
 use crate::agents::hold;
 use crate::agents::process::ExitReport;
 use crate::agents::runtime::{Answer, Delivery, RequestId, RuntimeEvent, TurnOutcome, UserMessage};
@@ -105,7 +106,7 @@ enum Over {
     /// … nothing was heard, …
     Stalled,
     /// … or a limit is reached.
-    Limit(String),
+    Limit(Reached),
     /// We failed ourselves.
     Failed(Failure, String),
 }
@@ -147,7 +148,7 @@ impl Driver<'_> {
         stop: &mut watch::Receiver<Option<Stop>>,
     ) -> Over {
         let mut mail_hints = self.store.changes("mail");
-        let wall = self.begun.at + self.begun.budget.time_left();
+        let wall = self.begun.at + self.begun.effort.time_left();
         let mut heard_at = Instant::now();
         // Set when the turn is over but a message of ours still waits in the runtime.
         let mut afterthought: Option<(Instant, TurnOutcome)> = None;
@@ -181,11 +182,12 @@ impl Driver<'_> {
                             if goes_on {
                                 afterthought = None;
                             }
-                            if let Err(error) = self.handle(event).await {
-                                return Over::Failed(Failure::Crash, format!("{error:#}"));
-                            }
-                            if let Some(what) = self.begun.budget.reached(&self.progress.spent) {
-                                return Over::Limit(what);
+                            match self.handle(event).await {
+                                Ok(None) => {}
+                                Ok(Some(reached)) => return Over::Limit(reached),
+                                Err(error) => {
+                                    return Over::Failed(Failure::Crash, format!("{error:#}"));
+                                }
                             }
                         }
                     }
@@ -202,7 +204,9 @@ impl Driver<'_> {
                 }
                 () = tokio::time::sleep_until(heard_at + patience) => return Over::Stalled,
                 () = tokio::time::sleep_until(wall) => {
-                    return Over::Limit(self.begun.budget.minutes_in_words());
+                    let now = self.store.clock().now();
+                    let reached = self.begun.effort.out_of_time(&self.inner.config, now);
+                    return Over::Limit(reached);
                 }
             }
         }
@@ -220,7 +224,8 @@ impl Driver<'_> {
         }
     }
 
-    async fn handle(&mut self, event: RuntimeEvent) -> anyhow::Result<()> {
+    /// Takes in an event; returns the limit that is reached with it, if one is.
+    async fn handle(&mut self, event: RuntimeEvent) -> anyhow::Result<Option<Reached>> {
         let first = !self.progress.heard;
         self.progress.heard = true;
         let mut kept = self.keep(&event);
@@ -397,12 +402,15 @@ impl Driver<'_> {
         });
     }
 
-    async fn write(&self, kept: Kept) -> anyhow::Result<()> {
+    async fn write(&self, kept: Kept) -> anyhow::Result<Option<Reached>> {
         if kept.is_nothing() {
-            return Ok(());
+            return Ok(None);
         }
         let (session, turn) = (self.begun.session.id, self.begun.turn);
-        self.store
+        let (config, agent) = (Arc::clone(&self.inner.config), self.begun.config.clone());
+        let (item, project) = (self.begun.session.item, self.live.tools.project.clone());
+        let reached = self
+            .store
             .write(move |tx| {
                 if kept.first {
                     let moved = sessions::move_state(tx, session, SessionState::InTurn)?;
@@ -416,8 +424,12 @@ impl Driver<'_> {
                 if let Some((kind, text)) = &kept.line {
                     sessions::append_turn_event(tx, turn, session, kind, text)?;
                 }
+                let mut reached = None;
                 if let Some(cost) = &kept.cost {
                     costs::record(tx, cost)?;
+                    let spender =
+                        Spender { agent: Some(&agent), item: Some(item), project: Some(&project) };
+                    reached = budget::check(tx, &config, &spender)?;
                 }
                 if let Some(event) = &kept.event {
                     log::append_event(tx, event)?;
@@ -425,10 +437,10 @@ impl Driver<'_> {
                 if kept.touch {
                     sessions::touch(tx, session)?;
                 }
-                Ok::<(), StoreError>(())
+                Ok::<_, StoreError>(reached)
             })
             .await?;
-        Ok(())
+        Ok(reached)
     }
 
     /// Turns what ended the reading into what ended the turn; what must not live on is killed.
@@ -441,7 +453,7 @@ impl Driver<'_> {
             },
             Over::Stopped(why) => stopped(why.as_ref()),
             Over::Stalled => TurnEnd::Stalled,
-            Over::Limit(what) => TurnEnd::Limit { what },
+            Over::Limit(reached) => reached.into(),
             Over::Failed(failure, message) => TurnEnd::Failed { failure, message },
         };
         if let Some(report) = start::down(self.inner, self.begun.session.id).await {
@@ -459,7 +471,11 @@ impl Driver<'_> {
             TurnOutcome::Done => TurnEnd::Clean,
             // Only we interrupt, and then the reading ended otherwise.
             TurnOutcome::Interrupted => TurnEnd::Stopped { why: "it was interrupted".to_owned() },
-            TurnOutcome::Limit(what) => TurnEnd::Limit { what },
+            TurnOutcome::Limit(what) => TurnEnd::Limit {
+                what: format!("{} reached {what}", self.begun.session.agent),
+                resumes: false,
+            },
+            TurnOutcome::Spent(reached) => reached.into(),
             TurnOutcome::RateLimited(until) => {
                 TurnEnd::RateLimited { until: self.blocked_until(until) }
             }

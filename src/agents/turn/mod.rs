@@ -11,7 +11,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 
-use super::budget::{self, Budget};
+use super::budget::{self, Effort, Reached, Spender};
 use super::{Inner, Live, Place, Stop};
 use crate::config::AgentConfig;
 use crate::failpoint::failpoint;
@@ -40,7 +40,9 @@ struct Begun {
     prompt: String,
     /// The newest report when it began: only later ones count.
     baseline: Option<i64>,
-    budget: Budget,
+    effort: Effort,
+    /// A limit that was reached before it began.
+    exhausted: Option<Reached>,
     at: Instant,
 }
 
@@ -62,8 +64,8 @@ pub(super) async fn run(
     tracing::info!(agent = %begun.session.agent, item = %begun.session.item, turn = %begun.turn,
                    "turn begins");
     failpoint("agent-turn-began");
-    let ended = match begun.budget.exhausted() {
-        Some(what) => Ended { end: TurnEnd::Limit { what }, progress: Progress::default() },
+    let ended = match begun.exhausted.clone() {
+        Some(reached) => Ended { end: reached.into(), progress: Progress::default() },
         None => go(inner, &begun, stop).await,
     };
     failpoint("agent-turn-over");
@@ -91,7 +93,12 @@ async fn begin(inner: &Arc<Inner>, id: AgentSessionId) -> anyhow::Result<Option<
                 return Ok(None);
             }
             let baseline = sessions::newest_report(tx, &agent.name, session.item)?;
-            let budget = budget::of(tx, agent, session.item)?;
+            let effort = budget::effort(tx, agent, session.item)?;
+            let spender = Spender { agent: Some(agent), item: Some(session.item), project: None };
+            let exhausted = match effort.check(tx, &config)? {
+                Some(reached) => Some(reached),
+                None => budget::check(tx, &config, &spender)?,
+            };
             let Some(turn) = sessions::begin_turn(tx, id)? else {
                 sessions::release_lease(tx, &agent.name, id)?;
                 return Ok(None);
@@ -101,7 +108,8 @@ async fn begin(inner: &Arc<Inner>, id: AgentSessionId) -> anyhow::Result<Option<
             Ok::<_, StoreError>(Some(Begun {
                 baseline: baseline.map(|report| report.id),
                 config: agent.clone(),
-                budget,
+                effort,
+                exhausted,
                 turn,
                 prompt,
                 session,
@@ -186,6 +194,12 @@ fn never_made(end: &TurnEnd, progress: &Progress) -> bool {
         | TurnEnd::Limit { .. }
         | TurnEnd::RateLimited { .. }
         | TurnEnd::CutOff => false,
+    }
+}
+
+impl From<Reached> for TurnEnd {
+    fn from(reached: Reached) -> Self {
+        TurnEnd::Limit { what: reached.what, resumes: reached.resumes }
     }
 }
 

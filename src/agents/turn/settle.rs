@@ -5,7 +5,6 @@
 //! session that was moved meanwhile (a stop, the watchdog) keeps the state that it was given.
 
 use super::{Begun, Ended, Inner, Stop, start};
-use crate::agents::budget;
 use crate::agents::process::ExitReport;
 use crate::config::AgentConfig;
 use crate::model::agent::{Failure, SessionState, TurnEnd, TurnResult, Waiting, WaitingFor};
@@ -98,6 +97,7 @@ impl Verdict {
 /// The end of a turn that we ended.
 pub(super) fn stopped(why: Option<&Stop>) -> TurnEnd {
     let why = match why {
+        Some(Stop::Limit(reached)) => return reached.clone().into(),
         Some(Stop::Operator(why)) => why.clone(),
         Some(Stop::Shutdown) | None => SHUTDOWN.to_owned(),
     };
@@ -126,7 +126,11 @@ pub(super) fn verdict(facts: &Facts) -> Verdict {
         TurnEnd::Stalled => {
             Verdict::Die { reason: "nothing was heard from it for too long".to_owned() }
         }
-        TurnEnd::Limit { what } => Verdict::Die { reason: what.clone() },
+        // The pool lets it go on when the day has turned.
+        TurnEnd::Limit { what, resumes: true } => {
+            Verdict::GoOn { why: what.clone(), counted: false }
+        }
+        TurnEnd::Limit { what, resumes: false } => Verdict::Die { reason: what.clone() },
         TurnEnd::RateLimited { until } => Verdict::Later {
             until: *until,
             why: "a rate limit of the provider".to_owned(),
@@ -189,7 +193,7 @@ pub(super) async fn settle(inner: &Arc<Inner>, begun: &Begun, ended: Ended) -> a
     let exit = progress.exit.take().unwrap_or_default();
     let result = result(begun, &asked.end, &progress, &exit);
     let (turn, prompt) = (begun.turn, begun.prompt.clone());
-    let (limits, config) = (inner.config.limits.clone(), begun.config.clone());
+    let config = begun.config.clone();
     let after = inner
         .store
         .write(move |tx| {
@@ -206,8 +210,6 @@ pub(super) async fn settle(inner: &Arc<Inner>, begun: &Begun, ended: Ended) -> a
             result.state_after = sessions::find_session(tx, session.id)?
                 .map_or(session.state, |session| session.state);
             write(tx, &session, turn, &result)?;
-            let budget = budget::of(tx, &config, session.item)?;
-            budget::warn(tx, &budget, &limits, session.item)?;
             Ok::<_, StoreError>(Some((verdict, result.state_after)))
         })
         .await?;

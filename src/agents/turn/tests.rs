@@ -97,7 +97,7 @@ fn what_only_a_person_can_mend_pauses_the_pool_and_other_ends_are_deaths() {
     }
     for end in [
         TurnEnd::Stalled,
-        TurnEnd::Limit { what: "x".to_owned() },
+        TurnEnd::Limit { what: "x".to_owned(), resumes: false },
         failed(Failure::BadRequest),
         failed(Failure::ContextFull),
         failed(Failure::SessionLost),

@@ -400,10 +400,17 @@ async fn stop_all_ends_every_agent() {
 async fn costs_are_summed_by_item_day_and_week() {
     let mut desk = Desk::new().await;
     desk.at_work("Add a calculator").await;
-    assert!(desk.ask("!cost 1").await.contains("#1 Add a calculator: $0.42 (1000 tokens in"));
-    for command in ["!cost", "!cost week"] {
+    let today = chrono::Utc::now().format("%a %-d %b: $0.42").to_string();
+    for (command, parts) in [
+        (
+            "!cost 1",
+            ["#1 Add a calculator**: $0.42 (1000 tokens in", "coder-1", "some-model", &today],
+        ),
+        ("!cost", ["$0.42", "coder-1", "#1", "some-model"]),
+        ("!cost week", ["coder-1", "#1", "some-model", &today]),
+    ] {
         let said = desk.ask(command).await;
-        for part in ["$0.42", "coder-1", "#1", "some-model"] {
+        for part in parts {
             assert!(said.contains(part), "{command}: no {part:?} in {said}");
         }
     }

@@ -65,7 +65,7 @@ async fn each_hold_of_the_pool_is_told() {
 **#1 Add a calculator**: is given to coder-1 since 28 May 20:26 UTC, which begins as soon as it may.
 
 Held back:
-- The limit of the day is reached ($2.00 and 0 tokens today (UTC)): nothing starts until midnight UTC
+- today's $1.00 are spent ([limits] usd_per_day): nothing goes on until Fri 29 May, 00:00 (UTC)
 ---
 **#1 Add a calculator**: is given to coder-1 since 28 May 20:26 UTC, which begins as soon as it may.
 

@@ -389,6 +389,7 @@ mod tests {
             TurnOutcome::Done
             | TurnOutcome::Interrupted
             | TurnOutcome::Limit(_)
+            | TurnOutcome::Spent(_)
             | TurnOutcome::RateLimited(_) => None,
         };
         assert_eq!(failure(Some(401), None, ""), Some(Failure::Auth));
