@@ -56,6 +56,17 @@ async fn a_story_becomes_a_commit_by_claude_code() {
 }
 
 #[tokio::test]
+async fn a_story_becomes_a_commit_by_codex() {
+    let mut scene = Scene::with(|musher| {
+        musher.codex_agent("coder-1");
+    })
+    .await;
+    from_command_to_merge(&mut scene).await;
+    assert!(!scene.model.codex_requests().is_empty(), "Codex did the work");
+    assert!(scene.model.own_requests().is_empty(), "no model is asked for a command");
+}
+
+#[tokio::test]
 async fn a_story_becomes_a_commit_by_the_built_in_agent() {
     let mut scene = Scene::with(|musher| {
         musher.built_in_agent("coder-1");

@@ -6,18 +6,22 @@
 #
 #   setup_rust          cargo, a C compiler, git
 #   setup_homeserver    Synapse and matrix-nio in .cache/venv
-#   setup_claude_code   the Claude Code CLI in .cache/npm
+#   setup_clis          the CLIs of agents in .cache/npm: Claude Code, Codex, an ACP agent
 #   setup_cargo_deny    cargo-deny in .cache/cargo; the one that may fail: returns 1
 #
-# It leaves ROOT, CACHE, PYTHON and CLAUDE behind.
+# It leaves ROOT, CACHE and PYTHON behind.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=$ROOT/.cache
 PYTHON=$CACHE/venv/bin/python
-CLAUDE=$CACHE/npm/node_modules/.bin/claude
 
-# The version that the runtime was written against and is tested with.
-CLAUDE_CODE_VERSION=2.1.197
+# The versions that the runtimes were written against and are tested with.
+CLI_PACKAGES=(
+    @anthropic-ai/claude-code@2.1.197
+    @openai/codex@0.169.0
+    @agentclientprotocol/claude-agent-acp@0.100.0
+)
+CLIS=(claude codex claude-agent-acp)
 CARGO_DENY_VERSION=0.20.2
 
 die() {
@@ -140,25 +144,30 @@ setup_homeserver() {
     unlock_cache
 }
 
-setup_claude_code() {
-    local stamp=$CACHE/npm/installed
-    if [[ -x $CLAUDE && $(cat "$stamp" 2>/dev/null) == "$CLAUDE_CODE_VERSION" ]]; then
+setup_clis() {
+    local stamp=$CACHE/npm/installed bin=$CACHE/npm/node_modules/.bin cli missing=0
+    for cli in "${CLIS[@]}"; do
+        [[ -x $bin/$cli ]] || missing=1
+    done
+    if ((missing == 0)) && [[ $(cat "$stamp" 2>/dev/null) == "${CLI_PACKAGES[*]}" ]]; then
         return
     fi
     need nodejs command -v node
     need npm command -v npm
     install_missing
     at_least 18 "$(node --version | tr -d v)" ||
-        die "the Claude Code CLI needs Node.js 18 or later; this is $(node --version)"
+        die "the CLIs of agents need Node.js 18 or later; this is $(node --version)"
     lock_cache
     rm -rf "$CACHE/npm"
     mkdir -p "$CACHE/npm"
-    with_progress "installing the Claude Code CLI $CLAUDE_CODE_VERSION into .cache/npm" \
+    with_progress "installing ${CLI_PACKAGES[*]} into .cache/npm" \
         npm install --prefix "$CACHE/npm" --no-audit --no-fund --loglevel=error \
-        "@anthropic-ai/claude-code@$CLAUDE_CODE_VERSION" ||
-        die "npm could not install the Claude Code CLI; is the network there?"
-    "$CLAUDE" --version >/dev/null || die "the Claude Code CLI does not run on this machine"
-    echo "$CLAUDE_CODE_VERSION" >"$stamp"
+        "${CLI_PACKAGES[@]}" ||
+        die "npm could not install the CLIs of agents; is the network there?"
+    for cli in claude codex; do
+        "$bin/$cli" --version >/dev/null || die "$cli does not run on this machine"
+    done
+    echo "${CLI_PACKAGES[*]}" >"$stamp"
     unlock_cache
 }
 

@@ -20,9 +20,9 @@ use crate::commands::Registry as Commands;
 use crate::config::{Config, RuntimeKind};
 use crate::coordinator::Coordinator;
 use crate::dispatcher::{self, CoordinatorTurns, Dispatcher, ServiceCommands, Settings};
-use crate::llm::Llm;
 use crate::llm::prompts::Prompts;
 use crate::llm::tools::ToolHost;
+use crate::llm::{Llm, Price};
 use crate::mail::Directory;
 use crate::merge::MergeService;
 use crate::project::{Registry, bootstrap};
@@ -349,7 +349,7 @@ fn caps_of_days(config: &Config) -> Vec<String> {
 
 /// Refuses caps in money that could not hold, because nobody knows what the model costs.
 ///
-/// Only what runs on `[llm]` is asked: the CLIs tell what they cost themselves.
+/// Claude Code tells what it costs itself; what Codex costs is reckoned from list prices.
 fn check_caps(config: &Config, llm: &Llm) -> anyhow::Result<()> {
     let unpriced = |name: &str| {
         format!(
@@ -367,6 +367,17 @@ fn check_caps(config: &Config, llm: &Llm) -> anyhow::Result<()> {
             "agent {} has a limit in money, but {}",
             agent.name,
             unpriced(own.name())
+        );
+    }
+    for agent in config.agents.iter().filter(|agent| agent.runtime == RuntimeKind::Codex) {
+        let model = agent.model.as_deref().unwrap_or_default();
+        let capped = agent.max_usd.is_some() || config.limits.usd_per_day.is_some();
+        anyhow::ensure!(
+            Price::listed(model).is_some() || !capped,
+            "agent {} runs on Codex with a limit in money, but no price is known for its model \
+             {model:?}: set `model` to one with a list price, such as \"gpt-5\", or limit tokens \
+             instead (max_tokens, tokens_per_day)",
+            agent.name
         );
     }
     if llm.price().is_none() {
@@ -515,6 +526,10 @@ mod tests {
         assert_eq!(verdict("gpt-4o", agent), Ok(()));
         let refusal = verdict("gpt-4o", &format!("{agent}\nmodel = \"home-grown\"")).unwrap_err();
         assert!(refusal.contains("agent a") && refusal.contains("home-grown"), "{refusal}");
+        let codex = agent.replace("\"api\"", "\"codex\"");
+        assert_eq!(verdict("gpt-4o", &format!("{codex}\nmodel = \"gpt-5-codex\"")), Ok(()));
+        let refusal = verdict("gpt-4o", &codex).unwrap_err();
+        assert!(refusal.contains("agent a runs on Codex"), "{refusal}");
         let refusal = verdict("home-grown", cap).unwrap_err();
         assert!(
             refusal.contains("usd_per_day") && refusal.contains("usd_per_million_input"),

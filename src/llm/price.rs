@@ -19,6 +19,12 @@ impl Price {
     /// Costs nothing: a local model, or a recording.
     pub const FREE: Price = Price { input: 0.0, cached: 0.0, cache_write: 0.0, output: 0.0 };
 
+    /// The list price of a model; `None` when it is not known.
+    pub fn listed(model: &str) -> Option<Self> {
+        let &(_, input, cached, output) = entry(model)?;
+        Some(Self { input, cached, cache_write: input, output })
+    }
+
     /// What a call cost, in millionths of a US dollar, rounded up: a limit is never overrun by
     /// rounding.
     pub fn microusd(&self, fresh: u64, cached: u64, cache_write: u64, output: u64) -> i64 {
@@ -59,12 +65,14 @@ const LIST: &[(&str, f64, f64, f64)] = &[
     ("gemini-2.5-flash-lite", 0.1, 0.01, 0.4),
 ];
 
+fn entry(model: &str) -> Option<&'static (&'static str, f64, f64, f64)> {
+    let named = LIST.iter().filter(|(name, ..)| model.starts_with(name));
+    named.max_by_key(|(name, ..)| name.len())
+}
+
 /// The price of `model`; `None` when it is not known.
 pub fn of(config: &LlmConfig, model: &str) -> Option<Price> {
-    let listed = LIST
-        .iter()
-        .filter(|(name, ..)| model.starts_with(name))
-        .max_by_key(|(name, ..)| name.len());
+    let listed = entry(model);
     if let (Some(input), Some(output)) =
         (config.usd_per_million_input, config.usd_per_million_output)
     {

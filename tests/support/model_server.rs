@@ -1,4 +1,4 @@
-//! A scripted model API on a loopback port: Anthropic's and OpenAI's wire, streamed or not.
+//! A scripted model API on a loopback port: Anthropic's wire and both of OpenAI's.
 //!
 //! A story says what the model answers, by rules tried in the order of their making; the first
 //! that fits answers. What no rule fits is refused with a 400 that says so, and no client
@@ -9,6 +9,7 @@
 
 mod reply;
 mod request;
+mod responses;
 mod wire;
 
 use std::fmt::Write as _;
@@ -112,7 +113,12 @@ impl ModelServer {
 
     /// The requests of the coordinator and of the built-in agent.
     pub fn own_requests(&self) -> Vec<Request> {
-        self.requests().into_iter().filter(|request| !request.is_claude_code()).collect()
+        self.requests().into_iter().filter(Request::is_musher).collect()
+    }
+
+    /// The requests of Codex.
+    pub fn codex_requests(&self) -> Vec<Request> {
+        self.requests().into_iter().filter(Request::is_codex).collect()
     }
 
     /// The requests of Claude Code's conversations.

@@ -116,6 +116,7 @@ impl Musher {
             ("ANTHROPIC_API_KEY", "test-key".to_owned()),
             ("ANTHROPIC_BASE_URL", model.url.clone()),
             ("OPENAI_API_KEY", "test-key".to_owned()),
+            ("OPENAI_BASE_URL", model.url.clone()),
             (PASSWORD, account.password.clone()),
         ];
         let configuration = json!({
@@ -170,6 +171,14 @@ impl Musher {
         self.agent(json!({
             "name": name, "role": "coder", "runtime": "claude-code", "model": "claude-sonnet-4-5",
             "permissions": "auto", "env": ["ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"],
+        }))
+    }
+
+    /// Adds an agent that runs Codex against the scripted model and asks for nothing.
+    pub fn codex_agent(&mut self, name: &str) -> &mut Self {
+        self.agent(json!({
+            "name": name, "role": "coder", "runtime": "codex", "model": "gpt-5",
+            "permissions": "auto", "env": ["OPENAI_API_KEY", "OPENAI_BASE_URL"],
         }))
     }
 

@@ -139,7 +139,7 @@ pub async fn items(musher: &Musher) -> Vec<Value> {
     projects.iter().flat_map(|p| p["items"].as_array().cloned().unwrap_or_default()).collect()
 }
 
-/// Whether an agent (Claude Code or the built-in one) asks, not the coordinator.
+/// Whether an agent (a CLI or the built-in one) asks, not the coordinator.
 pub fn is_agent(request: &Request) -> bool {
     report_tool(request).is_some()
 }
@@ -158,6 +158,8 @@ fn report_tool(request: &Request) -> Option<String> {
 pub fn shell(request: &Request, line: &str) -> Reply {
     let (tool, input) = if request.is_claude_code() {
         ("Bash", serde_json::json!({"command": line, "description": "Work"}))
+    } else if request.is_codex() {
+        ("exec_command", serde_json::json!({"cmd": line}))
     } else {
         ("shell", serde_json::json!({"command": line}))
     };

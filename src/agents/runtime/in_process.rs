@@ -5,6 +5,7 @@
 //! the turn is doing, a running tool included.
 
 use super::local::LocalTools;
+use super::shown::{cut, tool_summary};
 use super::{
     AgentTools, Answer, Delivery, InterruptOutcome, RequestId, RuntimeEvent, SendError, Session,
     SpawnSpec, Stale, TurnOutcome, UserMessage,
@@ -20,9 +21,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-
-/// How much of a tool's arguments or answer an event holds.
-const SUMMARY_MAX: usize = 2000;
 
 /// Plays turns.
 #[async_trait]
@@ -139,7 +137,7 @@ impl Hands {
 
     /// Carries out a call, whoever's it is, and tells about it.
     pub async fn call(&self, id: &str, name: &str, input: &Value) -> ToolOutcome {
-        let summary = cut(&summary(input));
+        let summary = cut(&tool_summary(input));
         let (id_, name_) = (id.to_owned(), name.to_owned());
         self.emit(RuntimeEvent::ToolStart { id: id_, name: name_, summary }).await;
         let outcome = self.carry_out(id, name, input).await;
@@ -197,17 +195,6 @@ impl Hands {
             }
         }
     }
-}
-
-fn summary(input: &Value) -> String {
-    super::claude_code::tool_summary(input)
-}
-
-fn cut(text: &str) -> String {
-    if text.len() <= SUMMARY_MAX {
-        return text.to_owned();
-    }
-    format!("{}…", &text[..text.floor_char_boundary(SUMMARY_MAX)])
 }
 
 #[async_trait]

@@ -7,10 +7,13 @@
 
 pub mod api;
 pub mod claude_code;
+pub mod codex;
 mod in_process;
 mod local;
 mod probe;
 pub mod replay;
+mod rpc;
+mod shown;
 
 pub use probe::{ProbeError, ProbeReport, probe};
 
@@ -381,6 +384,7 @@ pub enum TurnOutcome {
 pub(super) fn built_in(store: &Store, config: &Arc<Config>) -> Vec<Arc<dyn Runtime>> {
     vec![
         Arc::new(claude_code::ClaudeCode),
+        Arc::new(codex::Codex),
         Arc::new(api::Api::new(store.clone(), Arc::clone(config))),
         Arc::new(replay::Replay::new(store.clone())),
     ]

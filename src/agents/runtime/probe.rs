@@ -9,8 +9,36 @@ use tokio::process::Command;
 /// How long `--version` may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The versions of Claude Code that its protocol was tested with: from, and below.
-pub const CLAUDE_TESTED: (&str, &str) = ("2.1.0", "2.2.0");
+/// A CLI that is asked for its version.
+struct Cli {
+    /// Its name for people.
+    name: &'static str,
+    /// Its usual program.
+    program: &'static str,
+    /// Its npm package.
+    package: &'static str,
+    /// The versions that its protocol was tested with: from, and below.
+    tested: (&'static str, &'static str),
+    /// The one that the tests run with.
+    best: &'static str,
+}
+
+const CLAUDE: Cli = Cli {
+    name: "Claude Code",
+    program: "claude",
+    package: "@anthropic-ai/claude-code",
+    tested: ("2.1.0", "2.2.0"),
+    best: "2.1.197",
+};
+
+/// Its app-server is experimental and changes with each release.
+const CODEX: Cli = Cli {
+    name: "Codex",
+    program: "codex",
+    package: "@openai/codex",
+    tested: ("0.169.0", "0.170.0"),
+    best: "0.169.0",
+};
 
 /// A runtime that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,27 +69,30 @@ pub enum ProbeError {
         why: String,
     },
     /// This build has no such runtime.
-    #[error("the runtime {0} is not built in yet: use claude-code, api or replay")]
+    #[error("the runtime {0} is not built in yet: use claude-code, codex, api or replay")]
     NotBuiltIn(&'static str),
 }
 
 /// Checks that a runtime can be used; `command` overrides its usual program.
 pub async fn probe(kind: RuntimeKind, command: Option<&str>) -> Result<ProbeReport, ProbeError> {
     match kind {
-        RuntimeKind::ClaudeCode => claude(command.unwrap_or("claude")).await,
+        RuntimeKind::ClaudeCode => version_of(&CLAUDE, command).await,
+        RuntimeKind::Codex => version_of(&CODEX, command).await,
         RuntimeKind::Api | RuntimeKind::Replay => {
             Ok(ProbeReport { version: crate::version::version().to_owned(), warning: None })
         }
-        RuntimeKind::Codex | RuntimeKind::Acp => Err(ProbeError::NotBuiltIn(kind.as_str())),
+        RuntimeKind::Acp => Err(ProbeError::NotBuiltIn(kind.as_str())),
     }
 }
 
-async fn claude(program: &str) -> Result<ProbeReport, ProbeError> {
+async fn version_of(cli: &Cli, command: Option<&str>) -> Result<ProbeReport, ProbeError> {
+    let program = command.unwrap_or(cli.program);
     let path = find_program(program).ok_or_else(|| ProbeError::NotInstalled {
-        program: format!("Claude Code (`{program}`)"),
-        remedy: "run `npm install -g @anthropic-ai/claude-code`, or set `command` of the agent \
-                 to where it is"
-            .to_owned(),
+        program: format!("{} (`{program}`)", cli.name),
+        remedy: format!(
+            "run `npm install -g {}`, or set `command` of the agent to where it is",
+            cli.package
+        ),
     })?;
     let broken = |why: String| ProbeError::Broken { program: path.display().to_string(), why };
     let run = Command::new(&path)
@@ -77,22 +108,22 @@ async fn claude(program: &str) -> Result<ProbeReport, ProbeError> {
         .map_err(|_elapsed| broken("`--version` did not answer".to_owned()))?
         .map_err(|error| broken(error.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split_whitespace().next().unwrap_or_default().to_owned();
-    if !output.status.success() || parse(&version).is_none() {
+    // `2.1.197 (Claude Code)`, `codex-cli 0.169.0`
+    let version = text.split_whitespace().find(|word| parse(word).is_some());
+    let Some(version) = version.filter(|_| output.status.success()) else {
         return Err(broken(format!("`--version` said {:?}", text.trim())));
-    }
-    Ok(ProbeReport { warning: untested(&version), version })
+    };
+    Ok(ProbeReport { warning: untested(cli, version), version: version.to_owned() })
 }
 
 /// The warning about a version outside the tested range.
-fn untested(version: &str) -> Option<String> {
-    let (from, below) = CLAUDE_TESTED;
+fn untested(cli: &Cli, version: &str) -> Option<String> {
+    let Cli { name, package, tested: (from, below), best, .. } = cli;
     let tested = parse(version) >= parse(from) && parse(version) < parse(below);
     (!tested).then(|| {
         format!(
-            "Claude Code {version} was not tested with this version of Musher (tested: {from} up \
-             to, but not, {below}); if agents fail, run `npm install -g \
-             @anthropic-ai/claude-code@2.1.197`"
+            "{name} {version} was not tested with this version of Musher (tested: {from} up to, \
+             but not, {below}); if agents fail, run `npm install -g {package}@{best}`"
         )
     })
 }
@@ -108,15 +139,20 @@ mod tests {
 
     #[test]
     fn a_version_outside_the_tested_range_is_named_with_the_remedy() {
-        assert_eq!(untested("2.1.197"), None);
-        for version in ["2.0.9", "2.2.0", "3.0.0"] {
-            assert!(untested(version).unwrap().contains("npm install"), "{version}");
+        for cli in [CLAUDE, CODEX] {
+            assert_eq!(untested(&cli, cli.best), None);
+            for version in ["0.168.9", "2.0.9", "2.2.0", "3.0.0"] {
+                let warning = untested(&cli, version).unwrap();
+                assert!(warning.contains("npm install") && warning.contains(version), "{warning}");
+            }
         }
     }
 
     #[tokio::test]
     async fn a_missing_program_is_said_with_what_to_do() {
-        let error = probe(RuntimeKind::ClaudeCode, Some("no-such-claude")).await.unwrap_err();
-        assert!(error.to_string().contains("is not installed: run `npm install"), "{error}");
+        for kind in [RuntimeKind::ClaudeCode, RuntimeKind::Codex] {
+            let error = probe(kind, Some("no-such-program")).await.unwrap_err();
+            assert!(error.to_string().contains("is not installed: run `npm install"), "{error}");
+        }
     }
 }

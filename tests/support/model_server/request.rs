@@ -17,6 +17,8 @@ pub enum Api {
     CountTokens,
     /// `/v1/chat/completions`
     OpenAi,
+    /// `/v1/responses`, which Codex speaks
+    Responses,
 }
 
 /// A recorded request.
@@ -40,15 +42,20 @@ impl Request {
             (Api::CountTokens, "/messages/count_tokens"),
             (Api::Anthropic, "/messages"),
             (Api::OpenAi, "/chat/completions"),
+            (Api::Responses, "/responses"),
         ]
         .into_iter()
         .find(|(_, ending)| path.ends_with(ending))?;
+        let mut body: Value = serde_json::from_slice(body).ok()?;
+        if api == Api::Responses {
+            body["messages"] = super::responses::messages(&body["input"]).into();
+        }
         let prefix = path.trim_end_matches(ending).trim_end_matches("/v1").to_owned();
         Some(Self {
             api,
             prefix,
             headers: headers.clone(),
-            body: serde_json::from_slice(body).ok()?,
+            body,
             at: Instant::now(),
             scripted: false,
             abandoned: Arc::default(),
@@ -62,7 +69,12 @@ impl Request {
 
     /// Whether the program under test sent it: the coordinator or the built-in agent.
     pub fn is_musher(&self) -> bool {
-        !self.is_claude_code()
+        !self.is_claude_code() && !self.is_codex()
+    }
+
+    /// Whether Codex sent it.
+    pub fn is_codex(&self) -> bool {
+        self.api == Api::Responses
     }
 
     /// A request that the CLI makes beside its conversation, as the one for the session's title
@@ -212,7 +224,11 @@ impl Request {
 
     /// One line about it.
     pub fn summary(&self) -> String {
-        let who = if self.is_claude_code() { "claude" } else { "musher" };
+        let who = match (self.is_claude_code(), self.is_codex()) {
+            (true, _) => "claude",
+            (_, true) => "codex",
+            (false, false) => "musher",
+        };
         let kind = if self.is_auxiliary() { " (auxiliary)" } else { "" };
         let fate = match (self.scripted, self.was_abandoned()) {
             (_, true) => " (client went away)",

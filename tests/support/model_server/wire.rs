@@ -57,12 +57,13 @@ pub(super) async fn answer(request: Request, reply: Reply) -> Response<Body> {
         let pieces = match request.api {
             Api::Anthropic | Api::CountTokens => anthropic_events(request, &reply),
             Api::OpenAi => openai_events(request, &reply),
+            Api::Responses => super::responses::events(request, &reply),
         };
         return streamed(watch, pieces, reply.pause, reply.drop_after);
     }
     let document = match request.api {
         Api::Anthropic | Api::CountTokens => anthropic_document(request, &reply),
-        Api::OpenAi => openai_document(request, &reply),
+        Api::OpenAi | Api::Responses => openai_document(request, &reply),
     };
     watch.completed();
     respond(200, &document, None)
@@ -127,7 +128,7 @@ fn error(api: Api, status: u16, reply: &Reply) -> Response<Body> {
     let error = json!({"type": kind, "message": reply.message});
     let document = match api {
         Api::Anthropic | Api::CountTokens => json!({"type": "error", "error": error}),
-        Api::OpenAi => {
+        Api::OpenAi | Api::Responses => {
             json!({"error": {"message": reply.message, "type": kind, "code": kind, "param": null}})
         }
     };

@@ -23,7 +23,6 @@ mod wire;
 mod tests;
 
 pub use args::{DEFAULT_PROGRAM, environment};
-pub use wire::tool_summary;
 
 use super::{Caps, Runtime, RuntimeEvent, Session, SpawnError, SpawnSpec};
 use crate::agents::process::{Ladder, Spawn, find_program, spawn};

@@ -1,5 +1,6 @@
 //! A running CLI: a task that reads, a task that writes, and the calls between them.
 
+use super::super::shown::died;
 use super::super::{
     Answer, Delivery, InterruptOutcome, RequestId, RuntimeEvent, SendError, Session, SpawnSpec,
     Stale, TurnOutcome, UserMessage,
@@ -435,7 +436,7 @@ impl Reader {
                 None if *hold(&self.shared.interrupted) => TurnOutcome::Interrupted,
                 None => TurnOutcome::Failed {
                     failure: self.failure(broken.is_some(), &report),
-                    message: died(broken.as_deref(), &report),
+                    message: died("Claude Code", broken.as_deref(), &report),
                 },
             };
             self.shared.turn_open.send_replace(false);
@@ -457,22 +458,5 @@ impl Reader {
             .iter()
             .any(|text| report.stderr_tail.contains(text));
         if self.native_id.is_none() && lost { Failure::SessionLost } else { Failure::Crash }
-    }
-}
-
-fn died(broken: Option<&str>, report: &ExitReport) -> String {
-    let how = match (broken, report.code, report.signal) {
-        (Some(broken), _, _) => broken.to_owned(),
-        (None, Some(code), _) => format!("it exited with code {code} in the middle of a turn"),
-        (None, None, Some(signal)) => format!("signal {signal} ended it in the middle of a turn"),
-        (None, None, None) => "it ended in the middle of a turn".to_owned(),
-    };
-    let last = report.stderr_tail.lines().rev().take(3).collect::<Vec<_>>();
-    let last = last.into_iter().rev().collect::<Vec<_>>().join(" / ");
-    let last = &last[last.ceil_char_boundary(last.len().saturating_sub(600))..];
-    if last.is_empty() {
-        format!("Claude Code failed: {how}")
-    } else {
-        format!("Claude Code failed: {how} ({last})")
     }
 }

@@ -9,9 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 use super::super::TurnOutcome;
-
-/// How much of a tool's arguments or answer an event holds.
-const SUMMARY_MAX: usize = 2000;
+use super::super::shown::{cut, one_line, text, tool_summary};
 
 /// A line of the CLI's stdout.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,10 +143,6 @@ pub fn parse(line: &str) -> Result<Native, String> {
     })
 }
 
-fn text(value: &Value, key: &str) -> String {
-    value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
 fn system(value: &Value) -> Native {
     let subtype = text(value, "subtype");
     match subtype.as_str() {
@@ -195,16 +189,6 @@ fn assistant(value: &Value) -> Native {
     }
 }
 
-/// The argument that says most, or all of them.
-pub fn tool_summary(input: &Value) -> String {
-    for key in ["command", "file_path", "path", "pattern", "query", "url", "summary"] {
-        if let Some(text) = input.get(key).and_then(Value::as_str) {
-            return text.to_owned();
-        }
-    }
-    input.to_string()
-}
-
 fn user(value: &Value) -> Native {
     if value.get("isReplay").and_then(Value::as_bool) == Some(true) {
         return Native::Replay(text(value, "uuid"));
@@ -238,13 +222,6 @@ fn content_text(content: &Value) -> String {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => content.to_string(),
     }
-}
-
-fn cut(text: &str) -> String {
-    if text.len() <= SUMMARY_MAX {
-        return text.to_owned();
-    }
-    format!("{}…", &text[..text.floor_char_boundary(SUMMARY_MAX)])
 }
 
 fn response(value: &Value) -> Native {
@@ -355,11 +332,6 @@ fn auth_message(said: &str) -> String {
          or CLAUDE_CODE_OAUTH_TOKEN from `claude setup-token`, name it in the agent's `env`, and \
          restart"
     )
-}
-
-fn one_line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    line[..line.floor_char_boundary(300)].to_owned()
 }
 
 #[cfg(test)]
