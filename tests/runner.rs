@@ -37,6 +37,7 @@ mod matrix_transport;
 mod message_to_merge;
 mod new_project;
 mod overnight;
+mod permissions;
 mod prompts;
 mod quality;
 mod readme;

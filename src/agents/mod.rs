@@ -14,6 +14,7 @@
 //! wins, the other's compare-and-swap is refused and logged. A message to a turn that has just
 //! ended: it is mail, is given back, and wakes the session again.
 
+pub mod asks;
 pub mod budget;
 mod holds;
 pub mod permission;
@@ -75,6 +76,8 @@ struct Inner {
 struct Live {
     session: Arc<dyn Session>,
     tools: Arc<AgentTools>,
+    /// What it may do without asking.
+    policy: permission::Policy,
     /// Locked by the turn that runs, or by nobody.
     events: tokio::sync::Mutex<mpsc::Receiver<RuntimeEvent>>,
     /// Its row in `agent_processes`, once recorded.

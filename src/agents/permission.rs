@@ -4,8 +4,10 @@
 //! `Tool(pattern)` with `*` for any text; the pattern is matched with the file's path, or with
 //! each command of a shell line. The worktree is what an agent may write.
 
+mod session;
 mod shell;
 
+pub use session::SessionRule;
 pub use shell::commands;
 
 use crate::config::PermissionMode;
@@ -32,7 +34,17 @@ pub struct Policy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     tool: String,
-    pattern: Option<String>,
+    pattern: Option<Pattern>,
+}
+
+/// What a rule is matched with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pattern {
+    /// `*` stands for any text.
+    Glob(String),
+    /// Just this, or this and further words: what a person allowed for a session. A `*` in it is
+    /// a `*`.
+    Words { text: String, further: bool },
 }
 
 impl Rule {
@@ -40,21 +52,30 @@ impl Rule {
     pub fn parse(text: &str) -> Self {
         match text.trim().strip_suffix(')').and_then(|text| text.split_once('(')) {
             Some((tool, pattern)) => {
-                Self { tool: tool.trim().to_owned(), pattern: Some(pattern.trim().to_owned()) }
+                let pattern = Pattern::Glob(pattern.trim().to_owned());
+                Self { tool: tool.trim().to_owned(), pattern: Some(pattern) }
             }
             None => Self { tool: text.trim().to_owned(), pattern: None },
         }
     }
 
     fn names(&self, tool: &str) -> bool {
-        glob(&self.tool, tool)
+        match &self.pattern {
+            Some(Pattern::Words { .. }) => self.tool == tool,
+            Some(Pattern::Glob(_)) | None => glob(&self.tool, tool),
+        }
     }
 
     fn fits(&self, text: &str) -> bool {
         match &self.pattern {
             None => true,
             // `cargo *` covers plain `cargo` too; `cargo:*` is how Claude Code writes it.
-            Some(pattern) => {
+            Some(Pattern::Words { text: words, further }) => match text.strip_prefix(&**words) {
+                Some("") => true,
+                Some(more) => *further && more.starts_with(' '),
+                None => false,
+            },
+            Some(Pattern::Glob(pattern)) => {
                 let pattern = pattern.replace(":*", " *");
                 glob(&pattern, text)
                     || pattern.strip_suffix(" *").is_some_and(|alone| glob(alone, text))
@@ -136,16 +157,26 @@ impl Policy {
         }
     }
 
-    fn decide_file(&self, tool: &str, input: &Value) -> Decision {
+    /// The path that a file tool is called with: where it leads.
+    fn path(&self, input: &Value) -> PathBuf {
         let named = ["file_path", "notebook_path", "path"]
             .into_iter()
             .find_map(|key| input.get(key).and_then(Value::as_str));
-        let path = resolve(&self.worktree, named.unwrap_or("."));
-        let inside = path.starts_with(canonical(&self.worktree));
-        let shown = match path.strip_prefix(canonical(&self.worktree)) {
+        resolve(&self.worktree, named.unwrap_or("."))
+    }
+
+    /// The same as rules name it: relative to the worktree, if it is inside.
+    fn shown_path(&self, input: &Value) -> String {
+        let path = self.path(input);
+        match path.strip_prefix(canonical(&self.worktree)) {
             Ok(relative) => relative.display().to_string(),
             Err(_outside) => path.display().to_string(),
-        };
+        }
+    }
+
+    fn decide_file(&self, tool: &str, input: &Value) -> Decision {
+        let inside = self.path(input).starts_with(canonical(&self.worktree));
+        let shown = self.shown_path(input);
         if let Some(rule) = self.denying(tool, &shown) {
             return Decision::Deny(denied(rule));
         }
@@ -175,19 +206,20 @@ impl Policy {
         if let Some(rule) = parts.iter().find_map(|part| self.denying(tool, part)) {
             return Decision::Deny(denied(rule));
         }
-        let unasked = if self.writes() { shell::is_everyday } else { shell::is_reading };
-        let disguised = shell::is_disguised(line);
-        let covered = |part: &String| {
-            let own = part.split_whitespace().next() == Some("musher");
-            self.allowed(tool, part) || (unasked(part) && !(own && disguised))
-        };
-        if parts.iter().all(covered) {
+        if parts.iter().all(|part| self.covers(tool, line, part)) {
             return Decision::Allow;
         }
         match self.mode {
             PermissionMode::Auto => self.shell_by_role(),
             PermissionMode::Ask => Decision::Ask,
         }
+    }
+
+    /// Whether a command of a line may run unasked.
+    fn covers(&self, tool: &str, line: &str, part: &str) -> bool {
+        let unasked = if self.writes() { shell::is_everyday } else { shell::is_reading };
+        let own = part.split_whitespace().next() == Some("musher");
+        self.allowed(tool, part) || (unasked(part) && !(own && shell::is_disguised(line)))
     }
 
     /// A shell can write: a role that writes nothing has only what rules allow.
@@ -217,7 +249,9 @@ impl Policy {
 
 fn denied(rule: &Rule) -> String {
     match &rule.pattern {
-        Some(pattern) => format!("denied by the rule {}({pattern})", rule.tool),
+        Some(Pattern::Glob(text) | Pattern::Words { text, .. }) => {
+            format!("denied by the rule {}({text})", rule.tool)
+        }
         None => format!("denied by the rule {}", rule.tool),
     }
 }

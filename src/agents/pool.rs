@@ -7,14 +7,14 @@
 use super::budget::{self, Spender};
 use super::runtime::{ProbeReport, probe};
 use super::turn::{self};
-use super::{Agents, Inner, Running, Stop, hold, watchdog};
+use super::{Agents, Inner, Running, Stop, asks, hold, watchdog};
 use crate::config::Config;
 use crate::model::agent::{SessionState, WaitingFor};
 use crate::model::ids::AgentSessionId;
 use crate::store::agents::{self as sessions, AgentSession};
 use crate::store::decisions::{self, What};
 use crate::store::pauses::{self, Pause, Scope};
-use crate::store::{StoreError, Tx, items, mail, meta};
+use crate::store::{StoreError, Tx, items, mail, meta, requests};
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use serde_json::json;
@@ -117,6 +117,9 @@ async fn shut_down(inner: &Arc<Inner>, mut turns: JoinSet<AgentSessionId>) {
 /// One look at all sessions.
 async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result<(), StoreError> {
     reap_idle(inner).await;
+    if !inner.store.read(requests::open_of_ended_sessions).await?.is_empty() {
+        inner.store.write(asks::close_ended).await?;
+    }
     let due = inner.store.read(sessions::live_sessions).await?;
     let now = inner.store.clock().now();
     if !due.iter().any(|session| wants(session, now) || may_be_woken(session)) {

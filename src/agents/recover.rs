@@ -72,7 +72,10 @@ fn settle_turn(
         max_recoveries,
         now,
     };
-    let progressed = events.iter().any(|event| event.kind == "tool_end");
+    // Whoever waited for a person did not fail at anything either.
+    let progressed = events
+        .iter()
+        .any(|event| matches!(event.kind.as_str(), "tool_end" | "permission" | "question"));
     settle_cut_off(tx, &asked, turn, progressed)
 }
 

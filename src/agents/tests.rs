@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 mod budgets;
+mod permissions;
 
 /// When the tests begin, unless they say otherwise.
 const NOON: &str = "2026-11-21T12:00:00Z";
@@ -40,16 +41,23 @@ enum Do {
     Wait(Waiting),
     /// Says nothing more.
     Hang,
+    /// Goes on when so many answers were given, over all.
+    Answered(usize),
 }
+
+/// What the runtime was answered.
+type Answers = Arc<watch::Sender<Vec<(String, Answer)>>>;
 
 struct FakeRuntime {
     store: Store,
     turns: Arc<Mutex<VecDeque<Vec<Do>>>>,
     heard: Arc<Mutex<Vec<String>>>,
     resumed: Arc<Mutex<Vec<Option<String>>>>,
+    answers: Answers,
 }
 
 struct FakeSession {
+    answers: Answers,
     spec: SpawnSpec,
     store: Store,
     turns: Arc<Mutex<VecDeque<Vec<Do>>>>,
@@ -75,6 +83,7 @@ impl Runtime for FakeRuntime {
     ) -> Result<Arc<dyn Session>, SpawnError> {
         hold(&self.resumed).push(spec.resume.clone());
         Ok(Arc::new(FakeSession {
+            answers: Arc::clone(&self.answers),
             spec,
             store: self.store.clone(),
             turns: Arc::clone(&self.turns),
@@ -96,6 +105,7 @@ impl Session for FakeSession {
         let steps = hold(&self.turns).pop_front().unwrap_or_else(|| vec![Do::Hang]);
         let (events, store, tools) =
             (self.events.clone(), self.store.clone(), Arc::clone(&self.spec.tools));
+        let answers = Arc::clone(&self.answers);
         tokio::spawn(async move {
             let ready = RuntimeEvent::Ready {
                 native_id: "native-1".to_owned(),
@@ -117,6 +127,10 @@ impl Session for FakeSession {
                             .unwrap();
                     }
                     Do::Hang => {}
+                    Do::Answered(count) => {
+                        let mut answers = answers.subscribe();
+                        answers.wait_for(|given| given.len() >= count).await.unwrap();
+                    }
                 }
             }
         });
@@ -131,7 +145,8 @@ impl Session for FakeSession {
         InterruptOutcome::Clean
     }
 
-    async fn answer(&self, _request: &RequestId, _answer: Answer) -> Result<(), Stale> {
+    async fn answer(&self, request: &RequestId, answer: Answer) -> Result<(), Stale> {
+        self.answers.send_modify(|given| given.push((request.0.clone(), answer)));
         Ok(())
     }
 
@@ -195,6 +210,7 @@ struct World {
     turns: Arc<Mutex<VecDeque<Vec<Do>>>>,
     heard: Arc<Mutex<Vec<String>>>,
     resumed: Arc<Mutex<Vec<Option<String>>>>,
+    answers: Answers,
     cancel: CancellationToken,
 }
 
@@ -214,18 +230,20 @@ impl World {
         let clock = Clock::fixed(NOON.parse().unwrap());
         let store = Store::open(dir.path(), clock.clone()).unwrap();
         let (turns, heard, resumed) = (Arc::default(), Arc::default(), Arc::default());
+        let answers: Answers = Arc::new(watch::Sender::new(vec![]));
         let runtime = FakeRuntime {
             store: store.clone(),
             turns: Arc::clone(&turns),
             heard: Arc::clone(&heard),
             resumed: Arc::clone(&resumed),
+            answers: Arc::clone(&answers),
         };
         let places = Arc::new(Here(dir.path().to_owned()));
         let agents =
             Agents::with_runtimes(store.clone(), Arc::new(config), places, vec![Arc::new(runtime)]);
         agents.set_tools(Arc::new(NoTools));
         let cancel = CancellationToken::new();
-        Self { _dir: dir, store, clock, agents, turns, heard, resumed, cancel }
+        Self { _dir: dir, store, clock, agents, turns, heard, resumed, answers, cancel }
     }
 
     fn new() -> Self {

@@ -1,7 +1,8 @@
 //! A command as parsed: what handlers get instead of text.
 
+use crate::agents::asks::Permit;
 use crate::model::chat::QueueMode;
-use crate::model::ids::{AgentName, ItemId, ProjectName, TimerId};
+use crate::model::ids::{AgentName, ItemId, ProjectName, RequestId, TimerId};
 use crate::model::item::{Kind, QaMode};
 use crate::model::stage::MoveTo;
 
@@ -133,6 +134,20 @@ pub enum Command {
         item: ItemId,
         /// For the board.
         why: String,
+    },
+    /// `allow ID [session]`, `deny ID [WHY]`: what an agent asks to do.
+    Permit {
+        /// The request.
+        request: RequestId,
+        /// The decision.
+        permit: Permit,
+    },
+    /// `answer ID TEXT`: to an agent's question.
+    Answer {
+        /// The request.
+        request: RequestId,
+        /// The answer.
+        text: String,
     },
     /// `abandon N WHY`
     Abandon {
@@ -348,6 +363,8 @@ impl Command {
             | Command::Unblock(_)
             | Command::Approve { .. }
             | Command::Reject { .. }
+            | Command::Permit { .. }
+            | Command::Answer { .. }
             | Command::Abandon { .. }
             | Command::Supersede { .. }
             | Command::Qa { .. }
@@ -397,6 +414,8 @@ impl Command {
             | Command::Freeze(_)
             | Command::Block { .. }
             | Command::Reject { .. }
+            | Command::Permit { .. }
+            | Command::Answer { .. }
             | Command::Abandon { .. }
             | Command::Supersede { .. }
             | Command::Qa { .. }

@@ -1,16 +1,14 @@
 //! Carrying out a command: in one transaction, or beside the control lane.
 
 use super::command::{Lane, MoveTarget};
-use super::context::{Context, sentence};
-use super::{Command, CommandError, act, outside, room, see, verdict};
+use super::context::Context;
+use super::{Command, CommandError, act, answers, outside, room, see};
 use crate::mail::{self, MailError, Reply};
 use crate::model::chat::Outgoing;
 use crate::model::ids::{ItemId, MessageKey};
 use crate::model::stage::{MoveTo, StageEvent};
 use crate::store::mail as mail_rows;
-use crate::store::requests::{self, Request, RequestKind, RequestState};
-use crate::store::{StoreError, Tx, inbox, outbox};
-use crate::work::Verdict;
+use crate::store::{Tx, inbox, outbox};
 use std::future::Future;
 use std::pin::Pin;
 
@@ -159,6 +157,8 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
             let event = StageEvent::Rejected { reason: why.clone() };
             act::apply(context, tx, *item, &event, "rejected")
         }
+        Command::Permit { request, permit } => answers::permit(context, tx, *request, permit),
+        Command::Answer { request, text } => answers::answer(context, tx, *request, text),
         Command::Abandon { item, why } => {
             let event = StageEvent::Abandoned { reason: why.clone() };
             act::apply(context, tx, *item, &event, "abandoned")
@@ -191,28 +191,6 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         | Command::Reset
         | Command::Retry => Err(anyhow::anyhow!("{command:?} is not in the store's lane").into()),
     }
-}
-
-/// Takes a reaction as the answer to the question that a message asked, if it asked one that is
-/// still open, in the same conversation. Every other reaction is only a reaction.
-pub async fn react(context: Context, to: MessageKey, emoji: String) -> anyhow::Result<()> {
-    let store = context.services.store.clone();
-    let write = store.write(move |tx| {
-        let caller = &context.caller;
-        if inbox::is_open(tx, &caller.key)? {
-            let said = tx
-                .nested(|tx| reaction(&context, tx, &to, &emoji))
-                .or_else(|error| error.words().map(Some))?;
-            match said {
-                Some(text) => post(tx, caller, text)?,
-                None => {
-                    inbox::mark_done(tx, std::slice::from_ref(&caller.key))?;
-                }
-            }
-        }
-        Ok::<_, anyhow::Error>(())
-    });
-    write.await
 }
 
 /// Takes a reply to a message that carried mail as the answer to the mail, and says whether it was
@@ -249,76 +227,4 @@ pub async fn answer_mail(context: Context, to: MessageKey, text: String) -> anyh
         Ok::<_, anyhow::Error>(true)
     });
     write.await
-}
-
-/// Takes a reply to a message that asks for a verdict as the verdict, and says whether it was one.
-/// Words that are none (a question, a remark) are left to the coordinator.
-pub async fn answer_request(
-    context: Context,
-    to: MessageKey,
-    text: String,
-) -> anyhow::Result<bool> {
-    let store = context.services.store.clone();
-    let write = store.write(move |tx| {
-        let caller = &context.caller;
-        let Some(request) = asked_here(&context, tx, &to)? else { return Ok(false) };
-        let (RequestKind::Approve, Some(item)) = (request.asked.kind, request.asked.item) else {
-            return Ok(false);
-        };
-        let Some(verdict) = verdict::read(&text, item) else { return Ok(false) };
-        if !inbox::is_open(tx, &caller.key)? {
-            return Ok(true);
-        }
-        let said = tx
-            .nested(|tx| act::decide(&context, tx, &request, &verdict))
-            .or_else(CommandError::words)?;
-        post(tx, caller, said)?;
-        Ok::<_, anyhow::Error>(true)
-    });
-    write.await
-}
-
-/// The request that a message asks, if it asks one in the caller's room.
-fn asked_here(
-    context: &Context,
-    tx: &Tx<'_>,
-    to: &MessageKey,
-) -> Result<Option<Request>, StoreError> {
-    let request = requests::find_by_message(tx, to)?;
-    Ok(request.filter(|request| request.asked.session.room == context.caller.session.room))
-}
-
-fn reaction(
-    context: &Context,
-    tx: &Tx<'_>,
-    to: &MessageKey,
-    emoji: &str,
-) -> Result<Option<String>, CommandError> {
-    let yes = match emoji {
-        "👍" | "✅" | "✔" => true,
-        "👎" | "❌" | "✖" => false,
-        _ => return Ok(None),
-    };
-    let Some(request) = asked_here(context, tx, to)? else { return Ok(None) };
-    let word = match (request.asked.kind, yes) {
-        (RequestKind::Approve, true) => {
-            return act::decide(context, tx, &request, &Verdict::Approve).map(Some);
-        }
-        (RequestKind::Approve, false) => {
-            let verdict = Verdict::Reject("rejected by reaction".to_owned());
-            return act::decide(context, tx, &request, &verdict).map(Some);
-        }
-        (RequestKind::Permission, true) => "allow",
-        (RequestKind::Permission, false) => "deny",
-        (RequestKind::Confirm, true) => "yes",
-        (RequestKind::Confirm, false) => "no",
-        // Wants words.
-        (RequestKind::Question, _) => return Ok(None),
-    };
-    if request.state == RequestState::Open
-        && !requests::answer(tx, request.id, word, &context.caller.person)?
-    {
-        return Ok(Some(sentence("that question is closed by now")));
-    }
-    Ok(None)
 }

@@ -6,6 +6,7 @@
 //! safe to repeat, and its answer has the message's key, so that it is posted once.
 
 mod act;
+mod answers;
 mod board;
 mod checks;
 pub mod command;
@@ -23,9 +24,10 @@ mod triage;
 mod verdict;
 mod worktrees;
 
+pub use answers::{answer_request, react};
 pub use command::{Command, Lane};
 pub use context::Context;
-pub use execute::{FollowUp, answer_mail, answer_request, execute, react};
+pub use execute::{FollowUp, answer_mail, execute};
 pub use help::unknown;
 pub use parse::{Names, Parsed, Registry};
 pub use spec::SPECS;

@@ -5,8 +5,9 @@
 //! that each spec has a page and each example parses.
 
 use super::command::{Command, CostOf, MoveTarget, NewProjectArgs, StatusOf, StopOf};
+use crate::agents::asks::Permit;
 use crate::model::chat::QueueMode;
-use crate::model::ids::{AgentName, ItemId, TimerId};
+use crate::model::ids::{AgentName, ItemId, RequestId, TimerId};
 use crate::model::item::{Kind, QaMode};
 
 /// How many events `logs` shows unless told otherwise.
@@ -84,6 +85,9 @@ pub const SPECS: &[Spec] = &[
     spec("reject", Bare::Whole, |rest| {
         item_and_reason(rest).map(|(item, why)| Command::Reject { item, why })
     }),
+    spec("allow", Bare::Whole, allow),
+    spec("deny", Bare::Whole, deny),
+    spec("answer", Bare::Whole, answer),
     spec("abandon", Bare::Whole, |rest| {
         item_and_reason(rest).map(|(item, why)| Command::Abandon { item, why })
     }),
@@ -128,6 +132,40 @@ fn item_id(text: &str) -> Result<ItemId, Misuse> {
         Some(id) => Ok(ItemId(id)),
         None if text.is_empty() => Err("the item's number is missing".to_owned()),
         None => Err(format!("`{text}` is not an item's number")),
+    }
+}
+
+fn request_id(text: &str) -> Result<RequestId, Misuse> {
+    match number(text) {
+        Some(id) => Ok(RequestId(id)),
+        None if text.is_empty() => Err("the request's number is missing".to_owned()),
+        None => Err(format!("`{text}` is not a request's number")),
+    }
+}
+
+fn allow(rest: &str) -> Result<Command, Misuse> {
+    let (id, rest) = word(rest);
+    let request = request_id(id)?;
+    let permit = match rest.trim().to_lowercase().as_str() {
+        "" | "once" => Permit::Once,
+        "session" | "for session" | "for this session" | "always" => Permit::Session,
+        other => return Err(format!("I do not know what `{}` means here", first_words(other))),
+    };
+    Ok(Command::Permit { request, permit })
+}
+
+fn deny(rest: &str) -> Result<Command, Misuse> {
+    let (id, why) = word(rest);
+    let permit = Permit::Deny { why: why.trim().to_owned() };
+    Ok(Command::Permit { request: request_id(id)?, permit })
+}
+
+fn answer(rest: &str) -> Result<Command, Misuse> {
+    let (id, text) = word(rest);
+    let request = request_id(id)?;
+    match text.trim() {
+        "" => Err("the answer is missing".to_owned()),
+        text => Ok(Command::Answer { request, text: text.to_owned() }),
     }
 }
 

@@ -14,6 +14,7 @@ const ALL: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_pipeline.sql"),
     include_str!("migrations/0003_movers.sql"),
+    include_str!("migrations/0004_permissions.sql"),
     include_str!("migrations/0005_brakes.sql"),
 ];
 

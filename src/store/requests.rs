@@ -8,7 +8,7 @@ use super::types::Json;
 use super::{StoreError, Tx, outbox};
 use crate::clock::from_millis;
 use crate::model::ids::{
-    AgentSessionId, ItemId, MessageKey, OutboxId, PersonId, RequestId, SessionKey,
+    AgentSessionId, ItemId, MessageKey, OutboxId, PersonId, RequestId, SessionKey, TurnId,
 };
 use chrono::{DateTime, Utc};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
@@ -115,10 +115,16 @@ pub struct Request {
     pub created_at: DateTime<Utc>,
     /// When people were last reminded of it.
     pub reminded_at: Option<DateTime<Utc>>,
+    /// The agent's turn that waits for the answer, or did so last.
+    pub turn: Option<TurnId>,
+    /// When that turn stopped waiting; the answer still counts, and wakes the agent.
+    pub lapsed_at: Option<DateTime<Utc>>,
+    /// When the answer was given to the agent.
+    pub used_at: Option<DateTime<Utc>>,
 }
 
 const COLUMNS: &str = "id, kind, session, outbox, item, agent_session, what, deadline, state, \
-                       answer, answered_by, created_at, reminded_at";
+                       answer, answered_by, created_at, reminded_at, turn, lapsed_at, used_at";
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Request> {
     Ok(Request {
@@ -137,6 +143,9 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Request> {
         answered_by: row.get(10)?,
         created_at: from_millis(row.get(11)?),
         reminded_at: row.get::<_, Option<i64>>(12)?.map(from_millis),
+        turn: row.get(13)?,
+        lapsed_at: row.get::<_, Option<i64>>(14)?.map(from_millis),
+        used_at: row.get::<_, Option<i64>>(15)?.map(from_millis),
     })
 }
 
@@ -261,14 +270,85 @@ pub fn withdraw_one(tx: &Tx<'_>, id: RequestId, outcome: &str) -> Result<bool, S
     Ok(changed == 1)
 }
 
-/// Closes the open requests of an agent session that has ended; says how many there were.
-pub fn withdraw(tx: &Tx<'_>, session: AgentSessionId) -> Result<usize, StoreError> {
-    Ok(tx
-        .prepare_cached(
-            "UPDATE requests SET state = 'withdrawn', answered_at = ?2
-             WHERE state = 'open' AND agent_session = ?1",
-        )?
-        .execute(params![session, tx.now()])?)
+/// Requests of an agent session whose answer it has not had yet: open ones and answered ones,
+/// oldest first.
+pub fn unused_of(
+    conn: &Connection,
+    session: AgentSessionId,
+    kind: RequestKind,
+) -> Result<Vec<Request>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM requests
+         WHERE agent_session = ?1 AND kind = ?2 AND state IN ('open', 'answered')
+               AND used_at IS NULL
+         ORDER BY id"
+    ))?;
+    let rows = statement.query_map(params![session, kind.as_str()], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The open requests of agent sessions that are over: nobody waits for their answers.
+pub fn open_of_ended_sessions(conn: &Connection) -> Result<Vec<Request>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM requests
+         WHERE state = 'open' AND agent_session IN
+               (SELECT id FROM agent_sessions WHERE state IN ('completed', 'zombie'))
+         ORDER BY id"
+    ))?;
+    let rows = statement.query_map([], from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Notes which turn waits for the answer of an open request.
+pub fn bind(tx: &Tx<'_>, id: RequestId, turn: TurnId) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "UPDATE requests SET turn = ?2, lapsed_at = NULL WHERE id = ?1 AND state = 'open'",
+    )?
+    .execute(params![id, turn])?;
+    Ok(())
+}
+
+/// Notes that the turn waits no longer; `false` when there is an answer by now.
+pub fn lapse(tx: &Tx<'_>, id: RequestId) -> Result<bool, StoreError> {
+    let changed = tx
+        .prepare_cached("UPDATE requests SET lapsed_at = ?2 WHERE id = ?1 AND state = 'open'")?
+        .execute(params![id, tx.now()])?;
+    Ok(changed == 1)
+}
+
+/// Notes that the agent has the answer: it does not count for another request.
+pub fn used(tx: &Tx<'_>, id: RequestId) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "UPDATE requests SET used_at = ?2 WHERE id = ?1 AND state = 'answered' AND used_at IS NULL",
+    )?
+    .execute(params![id, tx.now()])?;
+    Ok(())
+}
+
+/// Stores what a person allowed for as long as an agent's session lasts. Safe to repeat.
+pub fn allow_for_session(
+    tx: &Tx<'_>,
+    session: AgentSessionId,
+    rule: &serde_json::Value,
+    request: RequestId,
+) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO session_rules (agent_session, rule, request, created_at)
+         VALUES (?1, ?2, ?3, ?4) ON CONFLICT (agent_session, rule) DO NOTHING",
+    )?
+    .execute(params![session, Json(rule), request, tx.now()])?;
+    Ok(())
+}
+
+/// What people allowed for as long as an agent's session lasts.
+pub fn allowed_for_session(
+    conn: &Connection,
+    session: AgentSessionId,
+) -> Result<Vec<serde_json::Value>, StoreError> {
+    let mut statement = conn
+        .prepare_cached("SELECT rule FROM session_rules WHERE agent_session = ?1 ORDER BY rowid")?;
+    let rows = statement.query_map([session], |row| Ok(row.get::<_, Json<_>>(0)?.0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
@@ -306,6 +386,5 @@ mod tests {
         assert_eq!(expired.iter().map(|one| one.id.0).collect::<Vec<_>>(), [2, 3]);
         let first = store.read_blocking(|conn| find(conn, RequestId(1))).unwrap().unwrap();
         assert_eq!((first.asked, first.answer.as_deref()), (request, Some("yes")));
-        assert_eq!(store.write_blocking(|tx| withdraw(tx, AgentSessionId(3))).unwrap(), 0);
     }
 }

@@ -1,9 +1,10 @@
 //! What is remembered of a room: its settings, and how far it was journaled.
 
-use super::{StoreError, Tx};
+use super::{StoreError, Tx, mail, projects};
 use crate::clock::from_millis;
 use crate::model::chat::{QueueMode, RoomSettings};
 use crate::model::ids::{MessageKey, ProjectName, RoomKey};
+use crate::model::item::Item;
 use chrono::{DateTime, Utc};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -27,6 +28,19 @@ impl FromSql for QueueMode {
             other => Err(FromSqlError::Other(format!("unknown queue mode {other:?}").into())),
         }
     }
+}
+
+/// The room that hears of an item: its own, the one that its project is bound to, or the one that
+/// works on its project.
+pub fn of_item(conn: &Connection, item: &Item) -> Result<Option<RoomKey>, StoreError> {
+    if let Some(room) = &item.room {
+        return Ok(Some(room.clone()));
+    }
+    let bound = projects::find(conn, &item.project)?.and_then(|project| project.settings.room);
+    if let Some(room) = bound {
+        return Ok(Some(room.into()));
+    }
+    mail::room_of(conn, Some(item.id), "")
 }
 
 const SETTINGS: &str = "room, project, ambient, queue_mode";

@@ -2,13 +2,13 @@
 
 use super::args::{Item as Number, Nothing};
 use super::{Answer, Context, Tool, Who, data, reading, refuse, writing};
+use crate::agents::asks::{self, Asker, Question};
 use crate::llm::tools::ToolCaller;
 use crate::mail::{NewMail, send_reporting};
 use crate::model::agent::{Role, Waiting, WaitingFor};
-use crate::model::event::Event;
 use crate::model::mail::{MailType, Priority};
 use crate::store::pauses::{self, Scope};
-use crate::store::{Tx, agents as sessions, log};
+use crate::store::{Tx, agents as sessions};
 use crate::work;
 use chrono::TimeDelta;
 use rusqlite::Connection;
@@ -16,6 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// How many events `agent_output` shows unless asked, and at most.
 const EVENTS: usize = 30;
@@ -227,18 +228,28 @@ pub fn question(text: &str, options: &[String]) -> String {
     text
 }
 
-fn ask_human(_: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: AskHuman) -> Answer {
+fn ask_human(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: AskHuman) -> Answer {
     let ToolCaller::Agent { agent, session, item, .. } = caller else {
         return refuse("Agents ask with this; use ask_person.");
     };
     if args.question.trim().is_empty() {
         return refuse("Give `question`.");
     }
-    let text =
-        format!("{}\n\nAnswer with `tell {agent} …`.", question(&args.question, &args.options));
-    let said = Event::AgentSaid { item: *item, agent: agent.clone(), text, question: true };
-    log::append_event(tx, &said)?;
     let detail = args.question.chars().take(300).collect();
+    let asker = Asker {
+        agent: agent.clone(),
+        session: *session,
+        item: *item,
+        turn: None,
+        patience: Duration::from_secs(context.services.config.chat.permission_timeout_s),
+    };
+    let question = Question { text: args.question, options: args.options, several: false };
+    if !asks::ask_after_turn(tx, &asker, &question)? {
+        return refuse(
+            "Nobody can be asked: no room hears of this item. Decide yourself, and say in your \
+             report what you decided.",
+        );
+    }
     let waiting = Waiting { what: WaitingFor::Person, until: None, detail };
     sessions::announce_wait(tx, *session, &waiting)?;
     Ok("Asked. End your turn now: you are woken with the answer.".to_owned())

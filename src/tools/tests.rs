@@ -305,7 +305,8 @@ async fn an_agents_report_is_recorded_once_and_its_wait_is_noted() {
     assert_eq!(waiting, Some(WaitingFor::Reply));
     let asked = world.call(&coder, "3", "ask_human", json!({"question": "Tabs?"})).await;
     assert!(!asked.is_error, "{}", asked.text);
-    assert_eq!(world.count("events").await, 1);
+    assert_eq!(world.count("requests").await, 1);
+    assert_eq!(waiting_of(&world, *session).await, Some(WaitingFor::Person));
     // A coder has none of the coordinator's tools, and a wrong outcome is told.
     assert!(world.call(&coder, "4", "item_create", json!({"name": "y"})).await.is_error);
     let wrong = json!({"summary": "x", "outcome": "qa_passed"});

@@ -5,7 +5,7 @@ use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::Item;
 use crate::model::mail::MailType;
 use crate::store::projects::{self, ProjectRow};
-use crate::store::{Tx, mail, merge_pulls, merge_queue, merge_state};
+use crate::store::{Tx, mail, merge_pulls, merge_queue, merge_state, rooms};
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 
@@ -95,12 +95,5 @@ pub(super) fn findings(words: &str, payload: Option<&serde_json::Value>) -> Stri
 /// The room that hears about an item: its own, the one bound to its project, or the nearest that
 /// is known.
 pub(super) fn room_of(conn: &Connection, item: &Item) -> Result<Option<RoomKey>, WorkError> {
-    if let Some(room) = &item.room {
-        return Ok(Some(room.clone()));
-    }
-    let bound = projects::find(conn, &item.project)?.and_then(|project| project.settings.room);
-    if let Some(room) = bound {
-        return Ok(Some(room.into()));
-    }
-    Ok(mail::room_of(conn, Some(item.id), "")?)
+    Ok(rooms::of_item(conn, item)?)
 }

@@ -104,6 +104,11 @@ pub fn is_reading(command: &str) -> bool {
 /// Stands in a command's text for a redirection into a file.
 const REDIRECTS: char = '\u{1}';
 
+/// Whether a command writes into a file by a redirection.
+pub fn redirects(command: &str) -> bool {
+    command.contains(REDIRECTS)
+}
+
 /// The commands of a shell line, each as its words joined by spaces; `None` when it is not clear.
 pub fn commands(line: &str) -> Option<Vec<String>> {
     let mut found = vec![];

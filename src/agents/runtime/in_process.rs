@@ -189,6 +189,8 @@ impl Hands {
                 }
                 ToolOutcome::error(message)
             }
+            // It asks no questions but by our tools.
+            Some(Answer::Choice(_)) => ToolOutcome::error("not run: nobody decided about it"),
             None => {
                 self.emit(RuntimeEvent::AskWithdrawn(request)).await;
                 ToolOutcome::error("not run: the turn was interrupted")

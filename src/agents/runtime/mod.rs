@@ -17,6 +17,7 @@ mod shown;
 
 pub use probe::{ProbeError, ProbeReport, probe};
 
+use super::asks::Question;
 use super::budget::Reached;
 use super::permission::Policy;
 use super::process::{ExitReport, Ident, Ladder};
@@ -230,6 +231,8 @@ pub enum Answer {
         /// Whether the turn ends.
         stop: bool,
     },
+    /// Questions are answered: each by what was said to it.
+    Choice(BTreeMap<String, String>),
 }
 
 /// The request is answered or withdrawn already.
@@ -249,7 +252,7 @@ pub trait Session: Send + Sync {
     /// Ends the running turn within `deadline`.
     async fn interrupt(&self, deadline: Duration) -> InterruptOutcome;
 
-    /// Answers a request for permission.
+    /// Answers a request for permission, or a question.
     async fn answer(&self, request: &RequestId, answer: Answer) -> Result<(), Stale>;
 
     /// Ends the session and everything it started. Safe to repeat.
@@ -317,6 +320,14 @@ pub enum RuntimeEvent {
         tool: String,
         /// Its arguments.
         input: serde_json::Value,
+    },
+    /// The agent asks a person something by a tool of its runtime: answered with
+    /// [`Answer::Choice`].
+    Question {
+        /// To answer it.
+        request: RequestId,
+        /// What is asked.
+        questions: Vec<Question>,
     },
     /// A request was withdrawn.
     AskWithdrawn(RequestId),

@@ -2,11 +2,12 @@
 
 use super::compose::{compose, letter};
 use super::settle::stopped;
+use super::waits::{DENIALS_MAX, Waits};
 use super::{Begun, Inner, Live, Stop, start};
 use crate::agents::budget::{self, Reached, Spender};
 use crate::agents::hold;
 use crate::agents::process::ExitReport;
-use crate::agents::runtime::{Answer, Delivery, RequestId, RuntimeEvent, TurnOutcome, UserMessage};
+use crate::agents::runtime::{Delivery, RuntimeEvent, TurnOutcome, UserMessage};
 use crate::failpoint::failpoint;
 use crate::model::agent::{Failure, SessionState, TurnEnd};
 use crate::model::event::Event;
@@ -36,8 +37,8 @@ const AFTERTHOUGHT: Duration = Duration::from_secs(3);
 /// How long a tool that is known to run may be silent, as a multiple of the stall time-out.
 const TOOL_PATIENCE: u32 = 3;
 
-/// How often a turn tells the room about tools that no rule covers.
-const ASKS_TOLD: usize = 3;
+/// How long a turn may take to end by itself after nobody answered what it asked.
+const LAPSED_GRACE: Duration = Duration::from_secs(10);
 
 /// Until when a rate limit holds that does not say so.
 const BLOCKED_FOR: Duration = Duration::from_secs(60);
@@ -62,7 +63,6 @@ pub(super) struct Progress {
     unconsumed: HashSet<Uuid>,
     last_touch: Option<Instant>,
     blocked: bool,
-    asks_told: usize,
 }
 
 impl Progress {
@@ -81,7 +81,8 @@ pub(super) async fn drive(
     stop: &mut watch::Receiver<Option<Stop>>,
 ) -> TurnEnd {
     let mut events = live.events.lock().await;
-    let mut driver = Driver { inner, begun, live, progress, store: &inner.store };
+    let store = &inner.store;
+    let mut driver = Driver { inner, begun, live, progress, store, waits: Waits::default() };
     let end = match driver.give_prompt().await {
         Ok(()) => {
             failpoint("agent-prompted");
@@ -109,14 +110,17 @@ enum Over {
     Limit(Reached),
     /// We failed ourselves.
     Failed(Failure, String),
+    /// A person is to decide how it goes on.
+    Person,
 }
 
-struct Driver<'a> {
-    inner: &'a Arc<Inner>,
-    begun: &'a Begun,
-    live: &'a Arc<Live>,
+pub(super) struct Driver<'a> {
+    pub inner: &'a Arc<Inner>,
+    pub begun: &'a Begun,
+    pub live: &'a Arc<Live>,
     progress: &'a mut Progress,
-    store: &'a Store,
+    pub store: &'a Store,
+    pub waits: Waits,
 }
 
 impl Driver<'_> {
@@ -148,6 +152,9 @@ impl Driver<'_> {
         stop: &mut watch::Receiver<Option<Stop>>,
     ) -> Over {
         let mut mail_hints = self.store.changes("mail");
+        let mut request_hints = self.store.changes("requests");
+        // Set when nobody answered: the turn is to end by itself until then.
+        let mut ends_by: Option<Instant> = None;
         let wall = self.begun.at + self.begun.effort.time_left();
         let mut heard_at = Instant::now();
         // Set when the turn is over but a message of ours still waits in the runtime.
@@ -189,6 +196,10 @@ impl Driver<'_> {
                                     return Over::Failed(Failure::Crash, format!("{error:#}"));
                                 }
                             }
+                            if self.waits.denials >= DENIALS_MAX {
+                                self.ask_about_denials().await;
+                                return Over::Person;
+                            }
                         }
                     }
                 }
@@ -197,13 +208,38 @@ impl Driver<'_> {
                         tracing::warn!(%error, "urgent mail could not be given to a running turn");
                     }
                 }
+                () = request_hints.changed(), if self.waits.is_waiting() => {
+                    heard_at = Instant::now();
+                    if let Err(error) = self.deliver().await {
+                        return Over::Failed(Failure::Crash, format!("{error:#}"));
+                    }
+                    if self.waits.denials >= DENIALS_MAX {
+                        self.ask_about_denials().await;
+                        return Over::Person;
+                    }
+                }
+                () = sleep_until(self.waits.until()) => {
+                    heard_at = Instant::now();
+                    if let Err(error) = self.lapse().await {
+                        return Over::Failed(Failure::Crash, format!("{error:#}"));
+                    }
+                    if self.waits.lapsed {
+                        ends_by.get_or_insert(heard_at + LAPSED_GRACE);
+                    }
+                }
+                () = sleep_until(ends_by) => return Over::Person,
                 () = sleep_until(afterthought.as_ref().map(|(at, _)| *at)) => {
                     if let Some((_, outcome)) = afterthought.take() {
                         return Over::Turn(outcome);
                     }
                 }
-                () = tokio::time::sleep_until(heard_at + patience) => return Over::Stalled,
-                () = tokio::time::sleep_until(wall) => {
+                () = tokio::time::sleep_until(heard_at + patience), if !self.waits.is_waiting() => {
+                    return Over::Stalled;
+                }
+                // The time of people is not the agent's.
+                () = tokio::time::sleep_until(wall + self.waits.waited),
+                    if !self.waits.is_waiting() =>
+                {
                     let now = self.store.clock().now();
                     let reached = self.begun.effort.out_of_time(&self.inner.config, now);
                     return Over::Limit(reached);
@@ -238,19 +274,25 @@ impl Driver<'_> {
             RuntimeEvent::ToolStart { id, .. } => {
                 self.progress.tools.insert(id);
             }
-            RuntimeEvent::ToolEnd { id, .. } => {
+            RuntimeEvent::ToolEnd { id, ok, .. } => {
                 self.progress.tools.remove(&id);
+                if ok {
+                    self.waits.denials = 0;
+                }
             }
             RuntimeEvent::Ask { request, tool, input } => {
-                self.refuse(&request, &tool, &input, &mut kept).await;
+                self.permission(request, tool, input, &mut kept).await?;
             }
+            RuntimeEvent::Question { request, questions } => {
+                self.questions(request, questions).await?;
+            }
+            RuntimeEvent::AskWithdrawn(request) => self.withdrawn(&request).await?,
+            RuntimeEvent::Denied { why, .. } => self.count_denial(&why),
             RuntimeEvent::Used { usage, microusd, model } => {
                 self.used(usage, microusd, model, &mut kept);
             }
             RuntimeEvent::RateLimit { blocked, .. } => self.progress.blocked |= blocked,
             RuntimeEvent::Running
-            | RuntimeEvent::AskWithdrawn(_)
-            | RuntimeEvent::Denied { .. }
             | RuntimeEvent::Retry { .. }
             | RuntimeEvent::TurnEnd(_)
             | RuntimeEvent::Opaque(_)
@@ -278,6 +320,10 @@ impl Driver<'_> {
             }
             RuntimeEvent::Ask { tool, input, .. } => {
                 Some(("permission", format!("{tool}: {input}")))
+            }
+            RuntimeEvent::Question { questions, .. } => {
+                let texts: Vec<&str> = questions.iter().map(|one| one.text.as_str()).collect();
+                Some(("question", texts.join(" / ")))
             }
             RuntimeEvent::Denied { tool, why } => Some(("denied", format!("{tool}: {why}"))),
             RuntimeEvent::Retry { attempt, error } => {
@@ -368,40 +414,6 @@ impl Driver<'_> {
             .await
     }
 
-    /// No rule covers a tool, and nobody can be asked yet: it is denied, and the room is told how
-    /// to allow it.
-    async fn refuse(
-        &mut self,
-        request: &RequestId,
-        tool: &str,
-        input: &serde_json::Value,
-        kept: &mut Kept,
-    ) {
-        let message = format!(
-            "No rule allows {tool} with this input, and nobody can be asked now. Do without it; if \
-             that is impossible, say so with ask_human."
-        );
-        // Withdrawn meanwhile: nothing to answer.
-        let _ = self.live.session.answer(request, Answer::Deny { message, stop: false }).await;
-        if self.progress.asks_told >= ASKS_TOLD {
-            return;
-        }
-        self.progress.asks_told += 1;
-        let shown = input.get("command").and_then(serde_json::Value::as_str);
-        let shown = shown.map_or_else(|| input.to_string(), str::to_owned);
-        let shown = crate::redact::redact(&shown[..shown.floor_char_boundary(500)]);
-        kept.event = Some(Event::AgentSaid {
-            item: self.begun.session.item,
-            agent: self.begun.session.agent.clone(),
-            text: format!(
-                "wanted to use {tool} and no rule covers it, so it was denied:\n\n```\n{shown}\n```\n\
-                 To allow such calls, add a rule to `allow` of the agent (for instance \
-                 `{tool}(…)`), or set `permissions = \"auto\"`."
-            ),
-            question: true,
-        });
-    }
-
     async fn write(&self, kept: Kept) -> anyhow::Result<Option<Reached>> {
         if kept.is_nothing() {
             return Ok(None);
@@ -455,6 +467,8 @@ impl Driver<'_> {
             Over::Stalled => TurnEnd::Stalled,
             Over::Limit(reached) => reached.into(),
             Over::Failed(failure, message) => TurnEnd::Failed { failure, message },
+            // Nothing failed: the session waits for an answer, which wakes it.
+            Over::Person => TurnEnd::Clean,
         };
         if let Some(report) = start::down(self.inner, self.begun.session.id).await {
             if !report.survivors.is_empty() {
@@ -467,6 +481,10 @@ impl Driver<'_> {
     }
 
     fn outcome(&self, outcome: TurnOutcome) -> TurnEnd {
+        if self.waits.lapsed {
+            // We ended it, whatever the runtime calls that.
+            return TurnEnd::Clean;
+        }
         match outcome {
             TurnOutcome::Done => TurnEnd::Clean,
             // Only we interrupt, and then the reading ended otherwise.
@@ -491,11 +509,11 @@ impl Driver<'_> {
 
 /// What one event leaves in the database.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     line: Option<(&'static str, String)>,
     native_id: Option<String>,
     cost: Option<Cost>,
-    event: Option<Event>,
+    pub event: Option<Event>,
     first: bool,
     touch: bool,
 }

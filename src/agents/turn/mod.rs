@@ -10,6 +10,7 @@ pub(super) mod settle;
 mod start;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use super::budget::{self, Effort, Reached, Spender};
 use super::{Inner, Live, Place, Stop};

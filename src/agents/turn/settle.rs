@@ -5,6 +5,7 @@
 //! session that was moved meanwhile (a stop, the watchdog) keeps the state that it was given.
 
 use super::{Begun, Ended, Inner, Stop, start};
+use crate::agents::asks;
 use crate::agents::process::ExitReport;
 use crate::config::AgentConfig;
 use crate::model::agent::{Failure, SessionState, TurnEnd, TurnResult, Waiting, WaitingFor};
@@ -250,10 +251,15 @@ impl Asked {
                 matches!(result.end, TurnEnd::Failed { failure: Failure::Provider, .. })
             })
             .count();
+        // What a person has not answered is waited for, whether it was announced or not.
+        let open = asks::open_of(conn, session.id)?;
+        let for_person =
+            open.map(|detail| Waiting { what: WaitingFor::Person, until: None, detail });
+        let waiting = session.waiting.clone().or(for_person);
         let facts = Facts {
             end: self.end.clone(),
             reported: report.is_some(),
-            waiting: session.waiting.clone(),
+            waiting,
             contract_asked: session.contract_asked,
             consumed: self.consumed,
             recoveries: (session.recoveries, self.max_recoveries),

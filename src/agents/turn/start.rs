@@ -59,11 +59,13 @@ pub(super) async fn up(
     let spec = spec(inner, begun, place, cold, &process).await?;
     let (tools, marker, resumed) =
         (Arc::clone(&spec.tools), spec.marker.clone(), spec.resume.is_some());
+    let policy = spec.policy.clone();
     let (tell, events) = mpsc::channel(EVENTS_MAX);
     let session = runtime.spawn(spec, tell).await?;
     let live = Arc::new(Live {
         session,
         tools,
+        policy,
         events: tokio::sync::Mutex::new(events),
         process,
         marker,

@@ -35,6 +35,9 @@ const NO_COMMANDS: &[&str] = &[
     "coordinator",
     "findings",
     "doctor --quick",
+    // Replies to a message that asks.
+    "session",
+    "deny why",
 ];
 
 /// Sources whose texts are for agents, or about times.

@@ -285,6 +285,21 @@ pub fn announce_wait(
     Ok(())
 }
 
+/// The turn goes on: what the session waited for within it came. What it said before that it would
+/// wait for afterwards stands again.
+pub fn end_wait(
+    tx: &Tx<'_>,
+    session: AgentSessionId,
+    announced: Option<&Waiting>,
+) -> Result<MoveOutcome, StoreError> {
+    let moved = move_state(tx, session, SessionState::InTurn)?;
+    if moved == MoveOutcome::Ok {
+        tx.prepare_cached("UPDATE agent_sessions SET waiting = ?2 WHERE id = ?1")?
+            .execute(params![session, announced.map(Json)])?;
+    }
+    Ok(moved)
+}
+
 /// Stores the runtime's own session id, the moment it is seen.
 pub fn set_native_id(
     tx: &Tx<'_>,

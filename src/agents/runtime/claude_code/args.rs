@@ -15,7 +15,6 @@ const MAX_RETRIES: u32 = 3;
 /// Tools of the CLI that make no sense here: they wait for a terminal, leave the worktree, or
 /// start turns at times of their own.
 const NOT_HERE: &[&str] = &[
-    "AskUserQuestion",
     "CronCreate",
     "CronDelete",
     "CronList",

@@ -206,6 +206,13 @@ impl Session for ClaudeSession {
         let response = match answer {
             Answer::Allow { edited } => allowed(&edited.unwrap_or(input)),
             Answer::Deny { message, stop } => denied(&message, stop),
+            Answer::Choice(answers) => {
+                let mut input = input;
+                if let Some(fields) = input.as_object_mut() {
+                    fields.insert("answers".to_owned(), json!(answers));
+                }
+                allowed(&input)
+            }
         };
         self.shared.respond(&request.0, response).await;
         Ok(())
@@ -403,6 +410,13 @@ impl Reader {
     async fn permission(&self, id: String, request: &Value) {
         let tool = request.get("tool_name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let input = request.get("input").cloned().unwrap_or(json!({}));
+        if tool == wire::QUESTIONS {
+            let questions = wire::questions(&input);
+            hold(&self.shared.asked).insert(id.clone(), input);
+            let request = RequestId(id);
+            self.emit(RuntimeEvent::Question { request, questions }).await;
+            return;
+        }
         let response = match self.shared.spec.policy.decide(&tool, &input) {
             Decision::Allow => allowed(&input),
             Decision::Deny(why) => {

@@ -2,6 +2,7 @@
 //!
 //! What is not known is [`Native::Other`] and passed over: the CLI says more with each release.
 
+use crate::agents::asks::Question;
 use crate::model::agent::Failure;
 use crate::model::llm::Usage;
 use chrono::{DateTime, Utc};
@@ -275,6 +276,25 @@ fn result(value: &Value) -> TurnReport {
         session: value.get("session_id").and_then(Value::as_str).map(str::to_owned),
         used: used.collect(),
     }
+}
+
+/// The CLI's tool by which a model asks a person.
+pub const QUESTIONS: &str = "AskUserQuestion";
+
+/// The questions in a call of [`QUESTIONS`].
+pub fn questions(input: &Value) -> Vec<Question> {
+    let text = |value: &Value, key: &str| {
+        value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let list = |value: &Value, key: &str| {
+        value.get(key).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let question = |value: &Value| Question {
+        text: text(value, "question"),
+        options: list(value, "options").iter().map(|option| text(option, "label")).collect(),
+        several: value.get("multiSelect").and_then(Value::as_bool).unwrap_or(false),
+    };
+    list(input, "questions").iter().map(question).collect()
 }
 
 fn errors(value: &Value) -> String {

@@ -200,6 +200,10 @@ impl Session for CodexSession {
                     tell_why(&self.shared, &tool, &message).await;
                 }
             }
+            // It asks nothing but for permission.
+            Answer::Choice(_) => {
+                self.shared.peer.respond(&id, Verdict::Decline.answer()).await;
+            }
         }
         Ok(())
     }
