@@ -5,7 +5,7 @@ use super::args::{
 };
 use super::client::{Client, print};
 use super::failure::{Code, Failure};
-use super::request::{Assigned, Call, Fields};
+use super::request::{Assigned, Call, Fields, Move, NewItem};
 use super::show;
 use crate::config::nearest;
 use crate::mail::{NewMail, Reply, payload};
@@ -86,24 +86,22 @@ fn typed_items(command: ItemsCommand) -> Result<Call, Failure> {
         }
         ItemsCommand::Show { item } => Call::ItemShow { item: ItemId(item) },
         ItemsCommand::Create { name, project, kind, body, depends_on, epic, qa, agent } => {
-            Call::ItemCreate {
+            let item = NewItem {
                 name,
                 project: project.map(ProjectName),
                 kind: one_of(&kind, "--kind", Kind::ALL.map(Kind::as_str), Kind::parse)?,
                 body: text(body)?,
                 depends_on: depends_on.into_iter().map(ItemId).collect(),
-                agent: environment("MUSHER_AGENT").map(AgentName),
                 epic: epic.map(ItemId),
                 qa: qa_mode(qa)?,
                 pinned: agent.map(AgentName),
-            }
+            };
+            Call::ItemCreate { item, agent: environment("MUSHER_AGENT").map(AgentName) }
         }
         ItemsCommand::Update(args) => update(args)?,
         ItemsCommand::Move { item, action, reason, by, expect } => Call::ItemMove {
             item: ItemId(item),
-            action,
-            reason,
-            replaced_by: by.map(ItemId),
+            step: Move { action, reason, replaced_by: by.map(ItemId) },
             version: expect,
             by: environment("MUSHER_AGENT").map(AgentName),
         },

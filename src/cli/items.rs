@@ -3,11 +3,11 @@
 
 use super::args::MoveAction;
 use super::failure::{Code, Failure};
-use super::request::{Assigned, Call, Fields};
+use super::request::{Assigned, Fields, Move, NewItem};
 use super::serve::{Ctx, to_json};
 use crate::model::agent::Role;
-use crate::model::ids::{AgentName, ItemId, ProjectName};
-use crate::model::item::{Kind, Origin, OriginKind, QaMode};
+use crate::model::ids::{AgentName, ItemId};
+use crate::model::item::{Origin, OriginKind};
 use crate::model::stage::{MoveTo, StageEvent};
 use crate::project::configure;
 use crate::store::{Store, Tx, agents};
@@ -15,27 +15,6 @@ use crate::work;
 use rusqlite::Connection;
 use serde_json::Value;
 use std::sync::Arc;
-
-/// Carries out a call about items that writes.
-pub(super) fn handle(ctx: &Ctx, key: Option<String>, call: Call) -> Result<Value, Failure> {
-    match call {
-        Call::ItemCreate { name, project, kind, body, depends_on, agent, epic, qa, pinned } => {
-            let new = NewItem { name, project, kind, body, depends_on, epic, qa, pinned };
-            create(ctx, key, new, agent)
-        }
-        Call::ItemUpdate { item, version, fields, by } => {
-            not_by_an_agent(by.as_ref())?;
-            update(ctx, key, item, version, fields)
-        }
-        Call::ItemMove { item, action, reason, replaced_by, version, by } => {
-            not_by_an_agent(by.as_ref())?;
-            let event = event(action, reason.trim(), replaced_by)?;
-            move_item(ctx, key, item, event, reason.trim().to_owned(), version)
-        }
-        Call::ItemStart { item, agent, by } => start(ctx, key, item, agent, by),
-        other => Err(Failure::new(Code::Failed, format!("{other:?} does nothing to an item"))),
-    }
-}
 
 /// Agents report; what their item becomes is for others to say.
 fn not_by_an_agent(by: Option<&AgentName>) -> Result<(), Failure> {
@@ -49,18 +28,8 @@ fn not_by_an_agent(by: Option<&AgentName>) -> Result<(), Failure> {
     }
 }
 
-struct NewItem {
-    name: String,
-    project: Option<ProjectName>,
-    kind: Kind,
-    body: String,
-    depends_on: Vec<ItemId>,
-    epic: Option<ItemId>,
-    qa: Option<QaMode>,
-    pinned: Option<AgentName>,
-}
-
-fn create(
+/// `items create`
+pub(super) fn create(
     ctx: &Ctx,
     key: Option<String>,
     new: NewItem,
@@ -108,13 +77,16 @@ fn create(
     })
 }
 
-fn update(
+/// `items update N`
+pub(super) fn update(
     ctx: &Ctx,
     key: Option<String>,
     id: ItemId,
     version: Option<i64>,
     fields: Fields,
+    by: Option<&AgentName>,
 ) -> Result<Value, Failure> {
+    not_by_an_agent(by)?;
     if let Some(Assigned::To(agent)) = &fields.agent {
         role_of(ctx, agent)?;
     }
@@ -139,12 +111,13 @@ fn update(
 }
 
 /// What an action makes of an item.
-fn event(action: MoveAction, reason: &str, by: Option<ItemId>) -> Result<StageEvent, Failure> {
+fn event(step: &Move) -> Result<StageEvent, Failure> {
+    let (reason, by) = (step.reason.trim(), step.replaced_by);
     let why = || match reason {
         "" => Err(Failure::new(Code::Usage, "say why: `--reason \"…\"`")),
         reason => Ok(reason.to_owned()),
     };
-    Ok(match action {
+    Ok(match step.action {
         MoveAction::Block => StageEvent::Blocked { reason: why()? },
         MoveAction::Unblock => StageEvent::Unblocked,
         MoveAction::Freeze => StageEvent::Frozen,
@@ -164,14 +137,18 @@ fn event(action: MoveAction, reason: &str, by: Option<ItemId>) -> Result<StageEv
     })
 }
 
-fn move_item(
+/// `items move N ACTION`
+pub(super) fn move_item(
     ctx: &Ctx,
     key: Option<String>,
     id: ItemId,
-    event: StageEvent,
-    reason: String,
+    step: Move,
     version: Option<i64>,
+    by: Option<&AgentName>,
 ) -> Result<Value, Failure> {
+    not_by_an_agent(by)?;
+    let event = event(&step)?;
+    let reason = step.reason.trim().to_owned();
     let person = ctx.person();
     ctx.write(key, move |tx| {
         work::expect_version(tx, id, version)?;
@@ -213,7 +190,8 @@ fn ready(ctx: &Ctx, item: ItemId) -> Result<(), Failure> {
     }
 }
 
-fn start(
+/// `items start N`
+pub(super) fn start(
     ctx: &Ctx,
     key: Option<String>,
     item: ItemId,

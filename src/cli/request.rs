@@ -47,6 +47,38 @@ impl From<Result<Value, Failure>> for Response {
     }
 }
 
+/// An item to be filed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewItem {
+    /// One line.
+    pub name: String,
+    /// Where; `None`: the only project.
+    pub project: Option<ProjectName>,
+    /// What sort.
+    pub kind: Kind,
+    /// Markdown.
+    pub body: String,
+    /// What must be finished first.
+    pub depends_on: Vec<ItemId>,
+    /// Its epic.
+    pub epic: Option<ItemId>,
+    /// Who decides that the work is good; `None`: as its project says.
+    pub qa: Option<QaMode>,
+    /// The only agent that may work on it.
+    pub pinned: Option<AgentName>,
+}
+
+/// What happens to an item that is moved.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Move {
+    /// Where to.
+    pub action: MoveAction,
+    /// Why.
+    pub reason: String,
+    /// The item that replaces it.
+    pub replaced_by: Option<ItemId>,
+}
+
 /// Fields of an item that are to change; what is `None` stays.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Fields {
@@ -146,27 +178,10 @@ pub enum Call {
     },
     /// `items create`
     ItemCreate {
-        /// One line.
-        name: String,
-        /// Where; `None`: the only project.
-        project: Option<ProjectName>,
-        /// What sort.
-        kind: Kind,
-        /// Markdown.
-        body: String,
-        /// What must be finished first.
-        depends_on: Vec<ItemId>,
+        /// What is filed.
+        item: NewItem,
         /// Who files it: an agent; `None` is the person at the terminal.
         agent: Option<AgentName>,
-        /// Its epic.
-        #[serde(default)]
-        epic: Option<ItemId>,
-        /// Who decides that the work is good; `None`: as its project says.
-        #[serde(default)]
-        qa: Option<QaMode>,
-        /// The only agent that may work on it.
-        #[serde(default)]
-        pinned: Option<AgentName>,
     },
     /// `items update N`
     ItemUpdate {
@@ -184,11 +199,7 @@ pub enum Call {
         /// Which.
         item: ItemId,
         /// What happens to it.
-        action: MoveAction,
-        /// Why.
-        reason: String,
-        /// The item that replaces it.
-        replaced_by: Option<ItemId>,
+        step: Move,
         /// The version that the caller has seen.
         version: Option<i64>,
         /// Who moves it: an agent; `None` is the person at the terminal.

@@ -108,10 +108,14 @@ pub fn handle(ctx: &Ctx, request: Request) -> Response {
         Call::ReportDone { mail } => report_done(ctx, key, mail),
         Call::Status { item, project } => status(ctx, item, project),
         Call::ItemShow { item } => show(ctx, item),
-        call @ (Call::ItemCreate { .. }
-        | Call::ItemStart { .. }
-        | Call::ItemUpdate { .. }
-        | Call::ItemMove { .. }) => items::handle(ctx, key, call),
+        Call::ItemCreate { item, agent } => items::create(ctx, key, item, agent),
+        Call::ItemUpdate { item, version, fields, by } => {
+            items::update(ctx, key, item, version, fields, by.as_ref())
+        }
+        Call::ItemMove { item, step, version, by } => {
+            items::move_item(ctx, key, item, step, version, by.as_ref())
+        }
+        Call::ItemStart { item, agent, by } => items::start(ctx, key, item, agent, by),
         Call::Agents => list_agents(ctx),
         Call::Logs { item, count } => logs(ctx, item, count),
         Call::Cost { item, days } => cost(ctx, item, days),
