@@ -4,21 +4,21 @@
 //! from starting is looked at anew each time: the emergency stop, a paused runtime, the limits of
 //! the day, of the agent and of the pool, a rate limit not yet over, an item that is being stopped.
 
-use super::budget::{self, Spender};
+use super::budget::{self, Reached, Spender};
 use super::runtime::{ProbeReport, probe};
 use super::turn::{self};
 use super::{Agents, Inner, Running, Stop, asks, hold, watchdog};
 use crate::config::Config;
 use crate::model::agent::{SessionState, WaitingFor};
-use crate::model::ids::AgentSessionId;
+use crate::model::ids::{AgentSessionId, ProjectName};
 use crate::store::agents::{self as sessions, AgentSession};
 use crate::store::decisions::{self, What};
 use crate::store::pauses::{self, Pause, Scope};
-use crate::store::{StoreError, Tx, items, mail, meta, requests};
+use crate::store::{StoreError, Tx, items, mail, meta, projects, requests};
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
-use serde_json::json;
-use std::collections::HashSet;
+use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -132,6 +132,7 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
         .write(move |tx| {
             let everybody = held_for_all(tx, &config)?;
             let mut may_start = vec![];
+            let mut busy = Busy::read(tx, &due, &running)?;
             for session in due {
                 if running.contains(&session.id) {
                     continue;
@@ -146,9 +147,17 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
                 if !wants(&session, now) {
                     continue;
                 }
-                match held_alone(tx, &config, &session)? {
+                let project = items::find(tx, session.item)?.map(|item| item.project);
+                let held = match busy.full(tx, project.as_ref())? {
+                    Some(held) => Some(held),
+                    None => held_alone(tx, &config, &session)?,
+                };
+                match held {
                     Some(held) => note(tx, &session, &held)?,
-                    None => may_start.push(session),
+                    None => {
+                        busy.add(project);
+                        may_start.push(session);
+                    }
                 }
             }
             Ok::<_, StoreError>(may_start)
@@ -169,17 +178,62 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
     Ok(())
 }
 
+/// How many turns run in each project.
+#[derive(Default)]
+struct Busy(HashMap<ProjectName, usize>);
+
+impl Busy {
+    fn read(
+        tx: &Tx<'_>,
+        sessions: &[AgentSession],
+        running: &HashSet<AgentSessionId>,
+    ) -> Result<Self, StoreError> {
+        let mut busy = Self::default();
+        for session in sessions.iter().filter(|session| running.contains(&session.id)) {
+            busy.add(items::find(tx, session.item)?.map(|item| item.project));
+        }
+        Ok(busy)
+    }
+
+    fn add(&mut self, project: Option<ProjectName>) {
+        if let Some(project) = project {
+            *self.0.entry(project).or_default() += 1;
+        }
+    }
+
+    /// Why no further turn may begin in a project: whoever waited for others and is woken counts
+    /// like one that is new.
+    fn full(
+        &self,
+        conn: &Connection,
+        project: Option<&ProjectName>,
+    ) -> Result<Option<Held>, StoreError> {
+        let Some(name) = project else { return Ok(None) };
+        let here = self.0.get(name).copied().unwrap_or(0);
+        let max = projects::find(conn, name)?.and_then(|project| project.settings.max_agents);
+        Ok(max.filter(|max| here >= *max).map(|max| Held {
+            kind: "project_full",
+            why: format!("{here} agents are at work in {name} and its max_agents is {max}"),
+            inputs: json!({"busy_here": here, "max_agents": max}),
+        }))
+    }
+}
+
 /// Why a session does not go on now although it has something to be said.
 #[derive(Clone)]
 struct Held {
     /// The sort of reason: while it stays the same, it is one decision.
     kind: &'static str,
     why: String,
+    /// What it was decided from.
+    inputs: Value,
 }
 
 /// Writes down why a session does not go on, once for as long as that lasts.
 fn note(tx: &Tx<'_>, session: &AgentSession, held: &Held) -> Result<(), StoreError> {
-    let inputs = json!({"agent": session.agent, "session": session.id});
+    let mut inputs = held.inputs.clone();
+    inputs["agent"] = json!(session.agent);
+    inputs["session"] = json!(session.id);
     decisions::note(tx, session.item, What::PutOff, held.kind, &held.why, &inputs)?;
     Ok(())
 }
@@ -193,21 +247,28 @@ fn held_alone(
 ) -> Result<Option<Held>, StoreError> {
     if let Some(pause) = paused(tx, config, session)? {
         let why = format!("{} are paused: {}", pause.scope.in_words(), pause.reason);
-        return Ok(Some(Held { kind: "pause", why }));
+        let inputs = json!({"since": pause.since, "looks": pause.looks});
+        return Ok(Some(Held { kind: "pause", why, inputs }));
     }
     let spender = Spender { item: Some(session.item), ..Spender::default() };
     let reached = budget::check(tx, config, &spender)?.filter(|reached| reached.resumes);
-    Ok(reached.map(|reached| Held { kind: "budget", why: reached.what }))
+    Ok(reached.map(|reached| over_budget(config, reached)))
+}
+
+fn over_budget(config: &Config, reached: Reached) -> Held {
+    let limits = &config.limits;
+    let inputs =
+        json!({"usd_per_day": limits.usd_per_day, "tokens_per_day": limits.tokens_per_day});
+    Held { kind: "budget", why: reached.what, inputs }
 }
 
 /// What keeps every session from going on: the emergency stop, or a limit of the day.
 fn held_for_all(tx: &Tx<'_>, config: &Config) -> Result<Option<Held>, StoreError> {
     if let Some(who) = meta::find(tx, meta::STOPPED_ALL)? {
         let why = format!("everything is stopped (by {who}): `resume all`");
-        return Ok(Some(Held { kind: "stopped", why }));
+        return Ok(Some(Held { kind: "stopped", why, inputs: json!({"stopped_by": who}) }));
     }
-    let day = budget::check_day(tx, config)?;
-    Ok(day.map(|reached| Held { kind: "budget", why: reached.what }))
+    Ok(budget::check_day(tx, config)?.map(|reached| over_budget(config, reached)))
 }
 
 /// The pause that keeps a session from going on: of its runtime, its project or the machine.
@@ -279,7 +340,7 @@ fn start(
     let limits = &inner.config.limits;
     if inner.agent(&session.agent).is_none() {
         let why = format!("{} is not configured any more", session.agent);
-        return Some(Held { kind: "no_agent", why });
+        return Some(Held { kind: "no_agent", why, inputs: json!({}) });
     }
     if hold(&inner.stopping).contains(&session.item) {
         return None;
@@ -295,7 +356,11 @@ fn start(
         if running.len() >= limits.max_agents {
             let (busy, max) = (running.len(), limits.max_agents);
             let why = format!("{busy} agents are at work and limits.max_agents is {max}");
-            return Some(Held { kind: "full", why });
+            return Some(Held {
+                kind: "full",
+                why,
+                inputs: json!({"busy": busy, "max_agents": max}),
+            });
         }
         if !brake(inner) {
             let max = limits.max_starts_per_minute;
@@ -303,7 +368,8 @@ fn start(
                 "{max} turns were started in the last minute, as many as \
                  limits.max_starts_per_minute allows"
             );
-            return Some(Held { kind: "brake", why });
+            let inputs = json!({"max_starts_per_minute": max});
+            return Some(Held { kind: "brake", why, inputs });
         }
         let turn = Running { agent: session.agent.clone(), stop, done };
         running.insert(session.id, turn);

@@ -4,6 +4,7 @@
 use super::CommandError;
 use super::context::{Context, money, one_line};
 use crate::config::AgentConfig;
+use crate::model::agent::WaitingFor;
 use crate::model::ids::ItemId;
 use crate::model::item::Kind;
 use crate::model::stage::{Column, MergeFailureKind, Stage};
@@ -101,6 +102,9 @@ fn section(agents: &[AgentConfig], project: &Project, board: &Board, dirty: &Dir
         out.push_str(", paused");
     }
     out.push('\n');
+    for why in &board.held {
+        let _ = write!(out, "\n⏸️ {}\n", one_line(why, 200));
+    }
     if let Some(why) = &board.queue_paused {
         let _ = write!(out, "\n⏸️ The merge queue stands still: {}\n", one_line(why, 200));
     }
@@ -136,7 +140,11 @@ fn heading(column: Column) -> &'static str {
 /// One item: icon, number, name, agent with model, cost, what it waits for, and what lies about.
 fn line(agents: &[AgentConfig], entry: &Entry, dirty: Option<usize>) -> String {
     let item = &entry.item;
-    let mark = if item.kind == Kind::Epic { "🗂️" } else { icon(&item.stage) };
+    let mark = match (item.kind, entry.agent_waits) {
+        (Kind::Epic, _) => "🗂️",
+        (_, Some(_waits)) => "💬",
+        (_, None) => icon(&item.stage),
+    };
     let mut parts = vec![format!("{mark} #{} {}", item.id, one_line(&item.name, NAME_CHARS))];
     if let Some(progress) = &entry.progress {
         parts.push(work::progress_in_words(progress));
@@ -148,7 +156,11 @@ fn line(agents: &[AgentConfig], entry: &Entry, dirty: Option<usize>) -> String {
             None => agent.to_string(),
         });
     }
+    if let Some(parent) = entry.part_of {
+        parts.push(format!("part of #{parent}"));
+    }
     parts.push(money(item.cost_microusd));
+    parts.push(agent_waits(entry.agent_waits).to_owned());
     parts.push(waits_for(entry));
     if let Some(files) = &entry.conflicts {
         parts.push(format!("⚡ conflicts with the base in {}", names(files)));
@@ -184,6 +196,18 @@ fn waits_for(entry: &Entry) -> String {
         }
         Stage::Abandoned { reason } | Stage::Rejected { reason } => one_line(reason, REASON_CHARS),
         Stage::Superseded { by } => format!("superseded by #{by}"),
+    }
+}
+
+/// What the agent at work waits for.
+fn agent_waits(waits: Option<WaitingFor>) -> &'static str {
+    match waits {
+        None => "",
+        Some(WaitingFor::Children) => "waits for its parts",
+        Some(WaitingFor::Reply) => "waits for an answer to its mail",
+        Some(WaitingFor::Person) => "waits for you",
+        Some(WaitingFor::RateLimit) => "waits for a rate limit",
+        Some(WaitingFor::Timer) => "waits for a moment",
     }
 }
 

@@ -34,7 +34,15 @@ fn item(id: i64, name: &str, stage: Stage) -> Item {
 }
 
 fn entry(item: Item) -> Entry {
-    Entry { item, waits_for: vec![], place: None, progress: None, conflicts: None }
+    Entry {
+        item,
+        waits_for: vec![],
+        place: None,
+        progress: None,
+        conflicts: None,
+        agent_waits: None,
+        part_of: None,
+    }
 }
 
 fn coding(claim: Option<&str>) -> Stage {
@@ -67,6 +75,8 @@ fn full() -> (Vec<AgentConfig>, Project, Board, Dirty) {
     epic.progress = Some(Progress { items: 5, done: 2, dropped: 0 });
     let mut busy = entry(item(2, "Add a calculator", coding(Some("coder-1"))));
     busy.item.cost_microusd = 420_000;
+    busy.agent_waits = Some(WaitingFor::Person);
+    busy.part_of = Some(ItemId(3));
     let frozen = Stage::Frozen { resume_to: Box::new(coding(None)) };
     let mut landing = entry(item(9, "Sort the orders", merge()));
     landing.place = Some(QueuePlace { ahead: 0, landing: true, waits: None, pull: None });
@@ -87,6 +97,7 @@ fn full() -> (Vec<AgentConfig>, Project, Board, Dirty) {
         open: 31,
         cost_microusd: 420_000,
         queue_paused: Some("`cargo` is not installed".to_owned()),
+        held: vec!["All agents stand still: the disk is full".to_owned()],
         shelves: vec![
             shelf(Column::Backlog, 24, vec![epic, waits]),
             shelf(
@@ -121,6 +132,8 @@ fn as_plain_text_an_item_is_a_line_in_its_column() {
     insta::assert_snapshot!(text(), @r#"
 **shop**: 31 open, $0.42, paused
 
+⏸️ All agents stand still: the disk is full
+
 ⏸️ The merge queue stands still: `cargo` is not installed
 
 **Backlog**
@@ -129,7 +142,7 @@ fn as_plain_text_an_item_is_a_line_in_its_column() {
 - … and 22 more
 
 **Coding**
-- ▶️ #2 Add a calculator · coder-1 (sonnet) · $0.42
+- 💬 #2 Add a calculator · coder-1 (sonnet) · part of #3 · $0.42 · waits for you
 - ⛔ #5 A name that somebody wrote on a large screen wit… · blocked: the gate `cargo test --workspace --all-features` failed with exit 101,… · 2 uncommitted
 - ❄️ #6 Later · frozen in coding
 
@@ -150,6 +163,7 @@ fn as_plain_text_an_item_is_a_line_in_its_column() {
 fn as_rich_text_it_is_headings_and_lists() {
     insta::assert_snapshot!(render::html(&text()).unwrap(), @r#"
 <p><strong>shop</strong>: 31 open, $0.42, paused</p>
+<p>⏸️ All agents stand still: the disk is full</p>
 <p>⏸️ The merge queue stands still: <code>cargo</code> is not installed</p>
 <p><strong>Backlog</strong></p>
 <ul>
@@ -159,7 +173,7 @@ fn as_rich_text_it_is_headings_and_lists() {
 </ul>
 <p><strong>Coding</strong></p>
 <ul>
-<li>▶️ #2 Add a calculator · coder-1 (sonnet) · $0.42</li>
+<li>💬 #2 Add a calculator · coder-1 (sonnet) · part of #3 · $0.42 · waits for you</li>
 <li>⛔ #5 A name that somebody wrote on a large screen wit… · blocked: the gate <code>cargo test --workspace --all-features</code> failed with exit 101,… · 2 uncommitted</li>
 <li>❄️ #6 Later · frozen in coding</li>
 </ul>
@@ -208,6 +222,9 @@ fn on_a_telephone_a_line_is_at_most_five_lines_and_nothing_needs_to_be_scrolled(
     insta::assert_snapshot!(on_a_telephone(&text), @r#"
 **shop**: 31 open, $0.42, paused
 
+⏸️ All agents stand still: the disk is
+  full
+
 ⏸️ The merge queue stands still: `cargo`
   is not installed
 
@@ -219,8 +236,9 @@ fn on_a_telephone_a_line_is_at_most_five_lines_and_nothing_needs_to_be_scrolled(
 - … and 22 more
 
 **Coding**
-- ▶️ #2 Add a calculator · coder-1
-  (sonnet) · $0.42
+- 💬 #2 Add a calculator · coder-1
+  (sonnet) · part of #3 · $0.42 · waits
+  for you
 - ⛔ #5 A name that somebody wrote on a
   large screen wit… · blocked: the gate
   `cargo test --workspace

@@ -58,17 +58,34 @@ pub fn show(context: &Context, conn: &Connection, id: ItemId) -> Result<String, 
     if item.cost_microusd > 0 {
         let _ = writeln!(out, "- cost {}", money(item.cost_microusd));
     }
+    if let Some(parent) = item.parent {
+        let name = items::find(conn, parent)?.map(|parent| parent.name).unwrap_or_default();
+        let _ = writeln!(out, "- handed out by the lead of #{parent} {name}");
+    }
+    let children = children(conn, &item)?;
     if item.kind == Kind::Epic {
         let progress = work::progress(conn, id)?;
         let _ = writeln!(out, "- its items: {}", work::progress_in_words(&progress));
-        for child in work::children_in_words(conn, id)?.iter().take(CHILDREN_SHOWN) {
-            let _ = writeln!(out, "- {child}");
-        }
+    } else if !children.is_empty() {
+        let _ = writeln!(out, "- its lead handed out:");
+    }
+    for child in children.iter().take(CHILDREN_SHOWN) {
+        let _ = writeln!(out, "- {child}");
     }
     if !item.body.trim().is_empty() {
         let _ = write!(out, "\n{}", item.body.trim());
     }
     Ok(out.trim_end().to_owned())
+}
+
+/// The items of an epic, or those that an item's lead handed out, a line each.
+pub(super) fn children(conn: &Connection, item: &Item) -> Result<Vec<String>, CommandError> {
+    Ok(match item.kind {
+        Kind::Epic => work::children_in_words(conn, item.id)?,
+        Kind::Story | Kind::Bug | Kind::Refactor | Kind::Spike => {
+            work::parts_in_words(conn, item.id)?
+        }
+    })
 }
 
 /// `why N`

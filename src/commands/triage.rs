@@ -4,12 +4,13 @@ use super::context::{Context, fenced, money, one_line, sentence};
 use super::{CommandError, board, see};
 use crate::model::ids::ItemId;
 use crate::model::item::{Item, Kind};
-use crate::model::stage::Stage;
+use crate::model::stage::{ArchiveReason, Stage};
 use crate::project::Project;
 use crate::project::git::{Git, GitError};
 use crate::project::worktree::{find_branch, last_lines, path_of};
 use crate::store::agents::{self as sessions, TurnEvent};
 use crate::store::gate_runs::{self, GateRunRow, Place};
+use crate::store::merge_pulls;
 use crate::work;
 use std::fmt::Write;
 
@@ -38,6 +39,9 @@ struct Known {
     events: Vec<TurnEvent>,
     gates: Vec<GateRunRow>,
     children: Vec<String>,
+    prediction: Option<String>,
+    waits_for: Vec<ItemId>,
+    pull: Option<String>,
 }
 
 /// `status N`: stage and history, what its agent last did, what changed, how the gates ended, what
@@ -50,14 +54,14 @@ pub async fn status(context: &Context, id: ItemId) -> Result<String, CommandErro
             why: see::why(&here, conn, id)?,
             events: sessions::turn_events(conn, id, EVENTS)?,
             gates: gate_runs::newest_of(conn, id, GATES)?,
-            children: match item.kind {
-                Kind::Epic => work::children_in_words(conn, id)?,
-                Kind::Story | Kind::Bug | Kind::Refactor | Kind::Spike => vec![],
-            },
+            children: see::children(conn, &item)?,
+            prediction: work::prediction_in_words(conn, &item)?,
+            waits_for: work::waits_for(conn, &item)?,
+            pull: merge_pulls::find(conn, id)?.map(|pull| pull.url),
             item,
         })
     });
-    let Known { item, why, events, gates, children } = read.await?;
+    let Known { item, why, events, gates, children, prediction, waits_for, pull } = read.await?;
     let mut out = format!(
         "{} {} in {}, {}{}\n\n{}\n",
         board::icon(&item.stage),
@@ -93,7 +97,10 @@ pub async fn status(context: &Context, id: ItemId) -> Result<String, CommandErro
     if !gates.is_empty() {
         let _ = write!(out, "\nGates:\n{}", gate_lines(&gates));
     }
-    let _ = write!(out, "\nNext: {}", next_step(&item));
+    if let Some(words) = prediction {
+        let _ = write!(out, "\nMerge: {words}\n");
+    }
+    let _ = write!(out, "\nNext: {}", next_step(&item, &waits_for, pull.as_deref()));
     Ok(out)
 }
 
@@ -150,9 +157,16 @@ fn gate_lines(gates: &[GateRunRow]) -> String {
 }
 
 /// What a person can do now.
-fn next_step(item: &Item) -> String {
+fn next_step(item: &Item, waits_for: &[ItemId], pull: Option<&str>) -> String {
     let id = item.id;
     match &item.stage {
+        Stage::Upcoming | Stage::Backlog if item.kind == Kind::Epic => {
+            "start its items; the epic closes by itself.".to_owned()
+        }
+        Stage::Upcoming | Stage::Backlog if !waits_for.is_empty() => {
+            let list: Vec<String> = waits_for.iter().map(|id| format!("#{id}")).collect();
+            format!("wait for {}; or `depends {id} on none`, then `start {id}`.", list.join(", "))
+        }
         Stage::Upcoming | Stage::Backlog => format!("`start {id}`."),
         Stage::Coding { claim: Some(agent), .. } => {
             format!("wait, `tell {agent} …`, or `stop {id}`.")
@@ -167,7 +181,10 @@ fn next_step(item: &Item) -> String {
         Stage::ReviewHold { .. } => {
             format!("`diff {id}`, then `approve {id}` or `reject {id} WHY`.")
         }
-        Stage::Merge { .. } => "wait for the merge queue.".to_owned(),
+        Stage::Merge { .. } => match pull {
+            Some(url) => format!("merge its pull request, {url}; or `reject {id} WHY`."),
+            None => "wait for the merge queue.".to_owned(),
+        },
         Stage::MergeFailure { .. } => {
             format!("wait: it is mended or tried again by itself; or `move {id} merge`.")
         }
@@ -177,8 +194,11 @@ fn next_step(item: &Item) -> String {
         ),
         Stage::Done { .. } => "nothing; it is merged.".to_owned(),
         Stage::Frozen { .. } => format!("`unfreeze {id}`."),
-        Stage::Archived { .. } | Stage::Superseded { .. } => "nothing.".to_owned(),
-        Stage::Abandoned { .. } | Stage::Rejected { .. } => {
+        Stage::Archived { reason: ArchiveReason::Finished, .. } => "nothing.".to_owned(),
+        Stage::Archived { .. }
+        | Stage::Abandoned { .. }
+        | Stage::Superseded { .. }
+        | Stage::Rejected { .. } => {
             format!("nothing; `move {id} backlog` takes it up again.")
         }
     }

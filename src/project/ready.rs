@@ -38,7 +38,7 @@ impl Fault {
             };
             let base = matches!(
                 cause.downcast_ref::<WorktreeError>(),
-                Some(WorktreeError::BaseMissing { .. })
+                Some(WorktreeError::BaseMissing { .. } | WorktreeError::SetupMissing { .. })
             );
             (project || base).then_some(Fault::Project)
         })
@@ -97,11 +97,14 @@ mod tests {
     fn a_fault_is_told_from_what_may_go_away() {
         let full = std::io::Error::from(ErrorKind::StorageFull);
         let base = WorktreeError::BaseMissing { base: "main".to_owned() };
+        let setup =
+            WorktreeError::SetupMissing { command: "mise install".into(), program: "mise".into() };
         let full_in_git = failed("fatal: sha1 file: write error: No space left on device");
         for (error, expected) in [
             (anyhow::Error::new(full).context("cannot write"), Some(Fault::Machine)),
             (anyhow::Error::new(full_in_git), Some(Fault::Machine)),
             (anyhow::Error::new(base).context("project demo"), Some(Fault::Project)),
+            (anyhow::Error::new(setup).context("its worktree"), Some(Fault::Project)),
             (anyhow::Error::new(failed("fatal: index.lock exists")), None),
             (anyhow::anyhow!("item 3 is gone"), None),
         ] {

@@ -105,6 +105,17 @@ pub enum WorktreeError {
         /// Its last lines.
         tail: String,
     },
+    /// The program of a set-up command is not there.
+    #[error(
+        "the set-up command `{command}` cannot run: `{program}` is not installed: install it, or \
+         correct the project's setup"
+    )]
+    SetupMissing {
+        /// The command.
+        command: String,
+        /// Its program.
+        program: String,
+    },
     /// Work could not be saved, so nothing was removed.
     #[error("the worktree {} is kept, because its work cannot be saved: {why}", path.display())]
     CannotRescue {
@@ -199,6 +210,9 @@ pub async fn setup(
         let ran = shell::run(shell).await.map_err(io)?;
         let how = match ran.end {
             End::Exited(0) => continue,
+            End::Exited(127) if let Some(program) = shell::missing_program(command) => {
+                return Err(WorktreeError::SetupMissing { command: command.clone(), program });
+            }
             End::Cancelled => return Err(WorktreeError::Cancelled),
             End::Exited(code) => format!("failed with exit {code}"),
             End::Signalled(_) => "was killed by a signal".to_owned(),

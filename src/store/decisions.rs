@@ -207,8 +207,8 @@ fn insert(
 /// Records what a pass decides again and again, such as not to start an item.
 ///
 /// While the newest decision on the item is the same and of the same `kind`, it is brought up to
-/// date instead of another being added: however long something lasts, it is one row. Says whether
-/// a row was added.
+/// date instead of another being added: however long something lasts, it is one row. After the item
+/// has moved it is another matter, and another row. Says whether a row was added.
 pub fn note(
     tx: &Tx<'_>,
     item: ItemId,
@@ -218,8 +218,10 @@ pub fn note(
     inputs: &serde_json::Value,
 ) -> Result<bool, StoreError> {
     let newest = of_item(tx, item, 1)?.pop();
+    let moved_at = super::items::moved_at(tx, item)?;
     let same = newest.filter(|newest| {
         newest.what == what
+            && moved_at.is_none_or(|moved_at| newest.at >= moved_at)
             && newest.inputs.get("kind").and_then(|kind| kind.as_str()) == Some(kind)
     });
     let mut inputs = inputs.clone();
@@ -274,6 +276,21 @@ pub fn newest_of(
         "SELECT {COLUMNS} FROM decisions WHERE item = ?1 AND what = ?2 ORDER BY id DESC LIMIT 1"
     ))?;
     Ok(statement.query_row(params![item, what.as_str()], from_row).optional()?)
+}
+
+/// As [`newest_of`], of those that say where they come `from`.
+pub fn newest_from(
+    conn: &Connection,
+    item: ItemId,
+    what: What,
+    from: &str,
+) -> Result<Option<Decision>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM decisions
+         WHERE item = ?1 AND what = ?2 AND json_extract(inputs, '$.from') = ?3
+         ORDER BY id DESC LIMIT 1"
+    ))?;
+    Ok(statement.query_row(params![item, what.as_str(), from], from_row).optional()?)
 }
 
 /// How many decisions of one kind were made since `since` (milliseconds since the epoch), over all

@@ -175,6 +175,73 @@ mod tests {
         MIGRATIONS.validate().unwrap();
     }
 
+    /// A database as the second migration left it, with items in many states.
+    const OF_VERSION_2: &str = r#"
+        INSERT INTO items (id, project, kind, name, qa, origin, stage, stage_name, col, badge,
+                           created_at, updated_at)
+        SELECT id, 'demo', 'story', 'Item ' || id, 'gates', '{}', stage,
+               json_extract(stage, '$.stage'), 'x', 'x', 10, 20
+        FROM (SELECT 1 AS id, '{"stage":"backlog"}' AS stage
+              UNION ALL SELECT 2, '{"stage":"coding","claim":null}'
+              UNION ALL SELECT 3, '{"stage":"coding","claim":"coder-1"}'
+              UNION ALL SELECT 4, '{"stage":"qa","claim":null}'
+              UNION ALL SELECT 5, '{"stage":"merge_failure","claim":null,"kind":{"kind":"conflict"}}'
+              UNION ALL SELECT 6, '{"stage":"merge_failure","claim":null,"kind":{"kind":"gate_failed"}}'
+              UNION ALL SELECT 7, '{"stage":"merge_failure_final","claim":null,"started":true}'
+              UNION ALL SELECT 8, '{"stage":"merge_failure_final","claim":null,"started":false}'
+              UNION ALL SELECT 9, '{"stage":"done"}'
+              UNION ALL SELECT 10, '{"stage":"abandoned"}'
+              UNION ALL SELECT 11, '{"stage":"rejected"}'
+              UNION ALL SELECT 12, '{"stage":"done"}');
+        INSERT INTO agent_sessions (agent, role, runtime, item, state, last_activity, created_at,
+                                    updated_at)
+        SELECT 'coder-2', 'coder', 'api', id, 'completed', 1, 1, 1 FROM items WHERE id <> 12;
+        INSERT INTO transitions (item, to_stage, cause, origin, at) VALUES (2, '{}', 'c', '{}', 15);
+        INSERT INTO decisions (item, what, why, inputs, at) VALUES
+            (9, 'worktree_removed', 'it has ended', '{}', 30),
+            (10, 'worktree_removed', 'it stays: the disk is full', '{}', 30),
+            (40, 'deleted', 'by ann', '{"item":{"project":"demo","name":"Gone","room":"!r"}}', 30),
+            (41, 'deleted', 'by ann', '{"item":{"project":"demo","name":"Tidy","room":null}}', 30),
+            (41, 'worktree_removed', 'it has ended', '{}', 31);
+    "#;
+
+    #[test]
+    fn a_database_with_work_in_it_is_brought_up_to_date_and_a_copy_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut conn = Connection::open(database_path(dir.path())).unwrap();
+        configure(&conn).unwrap();
+        MIGRATIONS.to_version(&mut conn, 2).unwrap();
+        conn.execute_batch(OF_VERSION_2).unwrap();
+        drop(conn);
+        let (_lock, conn) = open(dir.path()).unwrap();
+        let rows = |sql: &str| -> Vec<String> {
+            let mut statement = conn.prepare(sql).unwrap();
+            let rows = statement.query_map([], |row| row.get(0)).unwrap();
+            rows.collect::<Result<_, _>>().unwrap()
+        };
+        assert_eq!(
+            rows("SELECT id || ' ' || wants FROM items WHERE wants IS NOT NULL ORDER BY id"),
+            ["2 coder", "4 qa", "5 mergemaster", "7 mergemaster"]
+        );
+        assert_eq!(rows("SELECT id || ' ' || claim FROM items WHERE claim <> ''"), ["3 coder-1"]);
+        assert_eq!(rows("SELECT id || '' FROM items WHERE due = 1"), ["1"]);
+        assert_eq!(
+            rows("SELECT coder || ' ' || moved_at FROM items WHERE id IN (2, 3) ORDER BY id"),
+            ["coder-2 15", "coder-2 20"]
+        );
+        // What stayed, and what was deleted and never looked at; not what is gone, what was
+        // rejected, and what nobody ever worked on.
+        assert_eq!(
+            rows(
+                "SELECT item || ' ' || name || ' ' || coalesce(room, '-') FROM tidying ORDER BY item"
+            ),
+            ["10 Item 10 -", "40 Gone !r"]
+        );
+        let copy = Connection::open(dir.path().join("musher.db.v2")).unwrap();
+        let kept: i64 = copy.query_row("SELECT count(*) FROM items", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 12, "a copy of what was there is kept");
+    }
+
     #[test]
     fn a_database_of_a_newer_version_is_refused_with_both_versions() {
         let dir = tempfile::tempdir().unwrap();

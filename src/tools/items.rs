@@ -273,7 +273,7 @@ fn item_create(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemCr
         depends_on: args.depends_on.into_iter().map(|number| number.0).collect(),
         epic: args.epic.map(|number| number.0),
         parent: None,
-        agent,
+        agent: agent.clone(),
         qa: args.qa,
         origin: origin(caller, tx),
         room: room(caller),
@@ -282,6 +282,9 @@ fn item_create(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: ItemCr
         ToolCaller::Coordinator { .. } => work::create(tx, new)?,
         ToolCaller::Agent { agent, item, .. } => work::file_child(tx, agent, *item, new, pinned)?,
     };
+    if let Some(agent) = &agent {
+        work::check_pin(&context.services.config, agent, &item)?;
+    }
     Ok(format!("Filed: {}. item_start starts it.", line(&item)))
 }
 

@@ -20,6 +20,7 @@ use super::counters::{Counters, MAX_STARTS};
 use super::{WorkError, apply_to, each, prompt, system};
 use crate::config::{AgentConfig, Config, ProjectConfig};
 use crate::model::agent::Role;
+use crate::model::event::Event;
 use crate::model::ids::{AgentName, ItemId, ProjectName};
 use crate::model::item::Item;
 use crate::model::stage::{Column, Stage, StageEvent};
@@ -27,6 +28,7 @@ use crate::store::Tx;
 use crate::store::agents::{self as sessions, CreateError, NewSession};
 use crate::store::decisions::{self, What};
 use crate::store::items::{self, Waiting};
+use crate::store::log;
 use chrono::Duration;
 use roster::{Hold, Roster};
 use serde_json::json;
@@ -35,7 +37,7 @@ use std::ops::ControlFlow;
 /// How long an item that comes back waits for the agent that worked on it before.
 const RETURN_WAIT: Duration = Duration::minutes(10);
 /// How many waiting items are told in each pass why they wait.
-const NOTED: usize = 50;
+pub(super) const NOTED: usize = 50;
 
 /// An agent for an item, and why it.
 struct Chosen<'c> {
@@ -54,7 +56,12 @@ pub(super) fn assign(tx: &Tx<'_>, config: &Config) -> Result<usize, WorkError> {
         choose_all(tx, &mut roster, wants, &mut chosen, &mut held)?;
     }
     for (item, hold) in &held {
-        decisions::note(tx, *item, What::NotStarted, hold.kind, &hold.why, &hold.inputs)?;
+        let news =
+            decisions::note(tx, *item, What::NotStarted, hold.kind, &hold.why, &hold.inputs)?;
+        if news && hold.wants_a_person() {
+            let what = format!("it {}", hold.why);
+            log::append_event(tx, &Event::Trouble { item: *item, what })?;
+        }
     }
     let mut started = 0;
     each(

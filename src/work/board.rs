@@ -1,11 +1,14 @@
 //! The board as data: what a person is shown of a project, and the shape that scripts rely on.
 
 use super::{WorkError, movers};
+use crate::model::agent::{SessionState, WaitingFor};
 use crate::model::ids::{ItemId, ProjectName};
 use crate::model::item::{Item, Kind};
 use crate::model::stage::{Column, Stage};
+use crate::store::agents as sessions;
 use crate::store::items::{self, Progress, Tally};
 use crate::store::merge_predictions::{self, Outcome, Prediction};
+use crate::store::pauses::{self, Scope};
 use crate::store::{merge_pulls, merge_queue, merge_state, projects};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -29,6 +32,8 @@ pub struct Board {
     pub cost_microusd: i64,
     /// Why the merge queue stands still, if it does.
     pub queue_paused: Option<String>,
+    /// Why nothing starts in it, or on the whole machine, if so.
+    pub held: Vec<String>,
     /// The columns in which something stands, in order.
     pub shelves: Vec<Shelf>,
 }
@@ -57,6 +62,10 @@ pub struct Entry {
     pub progress: Option<Progress>,
     /// The files in which a merge of its commit would conflict, where a trial merge said so.
     pub conflicts: Option<Vec<String>>,
+    /// What the agent that holds it waits for, if it does.
+    pub agent_waits: Option<WaitingFor>,
+    /// The item whose lead handed it out.
+    pub part_of: Option<ItemId>,
 }
 
 /// An item's place in the merge queue.
@@ -96,8 +105,20 @@ pub fn overview(conn: &Connection, project: &ProjectName, now: i64) -> Result<Bo
         open: tallies.iter().filter(is_open).map(|tally| tally.items).sum(),
         cost_microusd: tallies.iter().filter(on_board).map(|tally| tally.cost_microusd).sum(),
         queue_paused: merge_state::pause_of(conn, project)?.map(|pause| pause.reason),
+        held: held(conn, project)?,
         shelves,
     })
+}
+
+/// Why nothing starts in a project.
+fn held(conn: &Connection, project: &ProjectName) -> Result<Vec<String>, WorkError> {
+    let mut held = Vec::new();
+    for scope in [Scope::Machine, Scope::Project(project.clone())] {
+        if let Some(pause) = pauses::find(conn, &scope)? {
+            held.push(format!("{} stand still: {}", scope.in_words(), pause.reason));
+        }
+    }
+    Ok(held)
 }
 
 /// What other tables say of a project's items.
@@ -149,22 +170,30 @@ fn entry(conn: &Connection, item: Item, beside: &Beside) -> Result<Entry, WorkEr
         Kind::Epic => Some(items::progress(conn, item.id)?),
         Kind::Story | Kind::Bug | Kind::Refactor | Kind::Spike => None,
     };
-    Ok(Entry { item, waits_for, place, progress, conflicts })
+    let live = match item.stage.claim() {
+        Some(_agent) => sessions::live_session_of(conn, item.id)?,
+        None => None,
+    };
+    let waiting = live.filter(|session| session.state == SessionState::Waiting);
+    let agent_waits = waiting.and_then(|session| session.waiting).map(|waiting| waiting.what);
+    let part_of = item.parent;
+    Ok(Entry { item, waits_for, place, progress, conflicts, agent_waits, part_of })
 }
 
 /// Where each queued item of a project is.
-fn places(
+pub(super) fn places(
     conn: &Connection,
     project: &ProjectName,
     now: i64,
 ) -> Result<HashMap<ItemId, QueuePlace>, WorkError> {
     let rows = merge_queue::list(conn, project, now)?;
-    let mut pulls: HashMap<ItemId, String> =
-        merge_pulls::list(conn, project)?.into_iter().map(|pull| (pull.item, pull.url)).collect();
+    let pulls = merge_pulls::list(conn, project)?.into_iter();
+    let mut pulls: HashMap<(ItemId, String), String> =
+        pulls.map(|pull| ((pull.item, pull.commit), pull.url)).collect();
     let mut places = HashMap::new();
     let mut ahead = 0;
     for row in rows {
-        let pull = pulls.remove(&row.item);
+        let pull = pulls.remove(&(row.item, row.commit));
         // What waits for its pull request holds up nobody.
         let before = if pull.is_some() { 0 } else { ahead };
         ahead += usize::from(pull.is_none());

@@ -8,6 +8,7 @@ use super::WorkError;
 use crate::model::ids::ItemId;
 use crate::store::decisions::{self, Decision, What};
 use rusqlite::Connection;
+use serde::Serialize;
 use serde_json::Value;
 
 /// How often an agent may be started on an item without a commit in between.
@@ -28,7 +29,7 @@ const COUNTED: [What; 6] = [
 ];
 
 /// What an agent had done when it was asked to commit: more of either is progress.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub(super) struct Progress {
     /// Changes whenever the content of the worktree's changes does.
     pub fingerprint: String,
@@ -37,7 +38,7 @@ pub(super) struct Progress {
 }
 
 /// What was counted since the item was last given another chance.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub(super) struct Counters {
     /// Agents started since the last commit.
     pub starts: u32,

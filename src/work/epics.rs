@@ -115,10 +115,16 @@ pub(super) fn release(tx: &Tx<'_>, epic: ItemId, origin: &Origin) -> Result<(), 
 
 /// The items of an epic, in words for `show`.
 pub fn children_in_words(conn: &Connection, epic: ItemId) -> Result<Vec<String>, WorkError> {
-    let line = |child: Item| {
-        let mark = if child.stage.meets_dependency() { "✅" } else { "▫️" };
-        let stage = child.stage.name().replace('_', " ");
-        format!("{mark} #{} {} ({stage})", child.id, child.name)
-    };
     Ok(items::children(conn, epic)?.into_iter().map(line).collect())
+}
+
+/// What an item's lead handed out, in words for `show`.
+pub fn parts_in_words(conn: &Connection, parent: ItemId) -> Result<Vec<String>, WorkError> {
+    Ok(items::handed_out(conn, parent)?.into_iter().map(line).collect())
+}
+
+fn line(child: Item) -> String {
+    let mark = if child.stage.meets_dependency() { "✅" } else { "▫️" };
+    let stage = child.stage.name().replace('_', " ");
+    format!("{mark} #{} {} ({stage})", child.id, child.name)
 }

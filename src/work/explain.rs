@@ -1,14 +1,16 @@
 //! What `why N` answers: where an item stands, what it waits for, and how that came about.
 
-use super::{WorkError, board, find, movers, queue};
+use super::assign::NOTED;
+use super::{WorkError, board, epics, find, movers, queue, settle};
 use crate::agents;
 use crate::config::Config;
-use crate::model::agent::SessionState;
+use crate::model::agent::{SessionState, Waiting, WaitingFor};
 use crate::model::ids::ItemId;
-use crate::model::item::Item;
+use crate::model::item::{Item, Kind};
 use crate::model::stage::Stage;
 use crate::store::agents as sessions;
 use crate::store::decisions::{self, What};
+use crate::store::merge_predictions::Outcome;
 use crate::store::pauses::{self, Scope};
 use crate::store::{changes, items, log, merge_predictions, meta};
 use chrono::{DateTime, Utc};
@@ -77,15 +79,42 @@ fn held_back(
     item: &Item,
 ) -> Result<Vec<String>, WorkError> {
     let mut reasons = Vec::new();
-    if item.stage.claim().is_none() && item.stage.wants_role().is_none() {
+    let merges = matches!(item.stage, Stage::Merge { .. });
+    if !merges && item.stage.claim().is_none() && item.stage.wants_role().is_none() {
         return Ok(reasons);
     }
     if queue::project(conn, &item.project)?.is_some_and(|project| project.paused) {
         reasons.push(format!("project {} is paused: nothing starts in it", item.project));
     }
+    if merges {
+        // Merges cost no model; what holds agents back does not hold them.
+        if let Some(who) = meta::find(conn, meta::STOPPED_ALL)? {
+            reasons.push(format!("everything is stopped (by {who}): `resume all`"));
+        }
+        return Ok(reasons);
+    }
     let live = sessions::live_session_of(conn, item.id)?;
     reasons.extend(agents::holds(conn, config, now, live.as_ref())?);
     Ok(reasons)
+}
+
+/// What an item in the backlog depends on and is not finished.
+pub fn waits_for(conn: &Connection, item: &Item) -> Result<Vec<ItemId>, WorkError> {
+    Ok(movers::unmet(conn, item)?.into_iter().map(|unmet| unmet.id).collect())
+}
+
+/// How a merge of what stands on an open item's branch would come out now; `None`: not looked yet.
+pub fn prediction_in_words(conn: &Connection, item: &Item) -> Result<Option<String>, WorkError> {
+    let predicted = merge_predictions::find(conn, item.id)?;
+    let Some(predicted) = predicted.filter(|_| !item.stage.is_terminal()) else { return Ok(None) };
+    Ok(Some(match predicted.outcome {
+        Outcome::Clean => "as the base branch stands now, without a conflict.".to_owned(),
+        Outcome::Conflict { files } => {
+            format!("as the base branch stands now, with conflicts in {}.", files.join(", "))
+        }
+        Outcome::Nothing => "would change nothing: the base branch has all of it.".to_owned(),
+        Outcome::NoCommits => "there is no commit to merge yet.".to_owned(),
+    }))
 }
 
 fn one_line(text: &str) -> String {
@@ -108,7 +137,14 @@ fn situation(conn: &Connection, item: &Item) -> Result<String, WorkError> {
         Stage::Upcoming => format!("is only noted for later. `start {id}` starts it."),
         Stage::Backlog => {
             let waits_for = movers::unmet(conn, item)?;
-            if waits_for.is_empty() {
+            if item.kind == Kind::Epic {
+                let progress = epics::progress(conn, id)?;
+                format!(
+                    "is an epic ({}): its items are worked on, and it closes by itself when they \
+                     are done.",
+                    epics::progress_in_words(&progress)
+                )
+            } else if waits_for.is_empty() {
                 format!("is in the backlog and waits for somebody to say `start {id}`.")
             } else {
                 format!("is in the backlog: {}.", movers::unmet_in_words(item, &waits_for))
@@ -179,12 +215,14 @@ fn waiting(conn: &Connection, item: &Item, role: &str) -> Result<String, WorkErr
     }
     let newest = decisions::newest_of(conn, item.id, What::NotStarted)?;
     let moved_at = items::moved_at(conn, item.id)?;
-    Ok(match newest.filter(|decision| moved_at.is_none_or(|at| decision.at >= at)) {
+    let before = items::waiting_before(conn, item)?;
+    // Of those far behind nobody writes down any more why they wait: what stands there is old.
+    let kept =
+        |at: DateTime<Utc>| moved_at.is_none_or(|moved| at >= moved) && before < NOTED as u64;
+    Ok(match newest.filter(|decision| kept(decision.at)) {
         Some(decision) => format!("{}.", decision.why),
-        None => match items::waiting_before(conn, item)? {
-            0 => format!("waits for a free {role}."),
-            before => format!("waits for a free {role}; {before} other items wait before it."),
-        },
+        None if before == 0 => format!("waits for a free {role}."),
+        None => format!("waits for a free {role}; {before} other items wait before it."),
     })
 }
 
@@ -200,13 +238,13 @@ fn working(conn: &Connection, item: &Item, agent: &str) -> Result<String, WorkEr
                 ));
             }
         }
-        return Ok(format!("is held by {agent}, whose work is being checked."));
+        return after_the_end(conn, item, agent);
     };
     let since = moment(session.created_at);
     Ok(match session.state {
         SessionState::Waiting => {
-            let what = session.waiting.map(|waiting| waiting.detail).unwrap_or_default();
-            format!("is with {agent} since {since}, which waits: {what}.")
+            let what = session.waiting.as_ref().map(wait_in_words).unwrap_or_default();
+            format!("is with {agent} since {since}, which waits {what}.")
         }
         SessionState::Stalled => {
             format!("is with {agent} since {since}, which has been silent for too long.")
@@ -224,6 +262,55 @@ fn working(conn: &Connection, item: &Item, agent: &str) -> Result<String, WorkEr
             format!("is held by {agent}, whose work is being checked.")
         }
     })
+}
+
+/// What an agent waits for, to follow "waits".
+fn wait_in_words(waiting: &Waiting) -> String {
+    let what = match waiting.what {
+        WaitingFor::Children => "for its child items",
+        WaitingFor::Reply => "for an answer to its mail",
+        WaitingFor::Person => "for a person",
+        WaitingFor::RateLimit => "for a rate limit to end",
+        WaitingFor::Timer => "for a moment",
+    };
+    let until = waiting.until.map(|until| format!(" until {}", moment(until))).unwrap_or_default();
+    let detail = super::text::first_line(&waiting.detail);
+    let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+    format!("{what}{until}{detail}")
+}
+
+/// What happens to an item whose agent has ended and still holds it.
+fn after_the_end(conn: &Connection, item: &Item, agent: &str) -> Result<String, WorkError> {
+    if let Some(who) = meta::find(conn, meta::STOPPED_ALL)? {
+        return Ok(format!(
+            "is held by {agent}, but everything is stopped (by {who}). `resume all` lets it go on."
+        ));
+    }
+    let newest = decisions::newest_of(conn, item.id, What::PutOff)?;
+    let moved_at = items::moved_at(conn, item.id)?;
+    let Some(session) = sessions::sessions_of_item(conn, item.id)?.pop() else {
+        return Ok(format!("is held by {agent}, which has not begun."));
+    };
+    let checks = |kind: &str| {
+        newest.as_ref().is_some_and(|put_off| {
+            put_off.inputs.get("kind").and_then(|kind| kind.as_str()) == Some(kind)
+                && put_off.at >= session.updated_at
+                && moved_at.is_none_or(|moved| put_off.at >= moved)
+        })
+    };
+    if checks("check") {
+        let why = newest.map(|put_off| put_off.why).unwrap_or_default();
+        return Ok(format!("is held by {agent}, and {why}. It is tried again by itself."));
+    }
+    let reported = sessions::reports_of_item(conn, item.id)?
+        .iter()
+        .any(|report| report.session == Some(session.id));
+    if reported || settle::exited_by_itself(conn, &session)? {
+        return Ok(format!("is held by {agent}, whose work is being checked."));
+    }
+    let result = sessions::turns_of_session(conn, session.id)?.pop().and_then(|turn| turn.result);
+    let end = settle::death_in_words(&session.agent, result.as_ref());
+    Ok(format!("is held by {agent}. {end}; in a moment it goes on, or the item is blocked."))
 }
 
 fn words(what: What) -> String {

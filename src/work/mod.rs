@@ -42,15 +42,17 @@ mod tests;
 
 pub use assign::role_for;
 pub use board::{Board, Entry, QueuePlace, Shelf, board_json, overview};
-pub use epics::{children_in_words, progress, progress_in_words};
-pub use explain::{explain, why};
+pub use epics::{children_in_words, parts_in_words, progress, progress_in_words};
+pub use explain::{explain, prediction_in_words, waits_for, why};
 pub use keeper::Kept;
 pub use lead::{cannot_wait, file_child, open_children, start_child, unfinished};
 pub use pins::check_pin;
 pub use ready::ready;
 pub use review::{Verdict, check_commit, decide};
 pub use service::WorkService;
-pub use world::{Checked, DiffSummary, FailedGate, GateOutcome, Trouble, Workshop, World};
+pub use world::{
+    Checked, DiffSummary, FailedGate, GateOutcome, Leftovers, Trouble, Workshop, World,
+};
 
 use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::{Item, Kind, Origin, OriginKind, QaMode};

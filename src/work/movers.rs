@@ -42,21 +42,29 @@ pub(super) fn unmet(conn: &Connection, item: &Item) -> Result<Vec<Unmet>, WorkEr
 /// Why `item` does not start, and what to do.
 pub(super) fn unmet_in_words(item: &Item, waits_for: &[Unmet]) -> String {
     let id = item.id;
-    let list: Vec<String> = waits_for
-        .iter()
-        .map(|unmet| {
-            let stage = unmet.stage.as_ref().map_or("deleted", Stage::name);
-            format!("{} ({})", unmet.id, stage.replace('_', " "))
-        })
-        .collect();
-    let list = list.join(", ");
-    if waits_for.iter().any(Unmet::is_dead) {
-        format!(
-            "item {id} depends on {list}, which ended without being merged: take that dependency \
+    let list = |dead: bool| -> Option<String> {
+        let of_that_sort = waits_for.iter().filter(|unmet| unmet.is_dead() == dead);
+        let list: Vec<String> = of_that_sort
+            .map(|unmet| {
+                let stage = unmet.stage.as_ref().map_or("deleted", Stage::name);
+                format!("{} ({})", unmet.id, stage.replace('_', " "))
+            })
+            .collect();
+        (!list.is_empty()).then(|| list.join(", "))
+    };
+    match (list(true), list(false)) {
+        (None, open) => {
+            let open = open.unwrap_or_default();
+            format!("item {id} waits for {open} and starts by itself when that is done")
+        }
+        (Some(dead), None) => format!(
+            "item {id} depends on {dead}, which ended without being merged: take that dependency \
              away, then start {id}"
-        )
-    } else {
-        format!("item {id} waits for {list} and starts by itself when that is done")
+        ),
+        (Some(dead), Some(open)) => format!(
+            "item {id} depends on {dead}, which ended without being merged: take that dependency \
+             away. Then it starts by itself when {open} is done"
+        ),
     }
 }
 

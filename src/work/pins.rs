@@ -24,9 +24,7 @@ pub fn check_pin(config: &Config, name: &AgentName, item: &Item) -> Result<(), W
             item.id
         )));
     }
-    // A failed merge is the one thing that a mergemaster works on.
-    let merges = item.stage.name().starts_with("merge_failure") && agent.role == Role::Mergemaster;
-    let works = WORKERS.contains(&agent.role) || merges;
+    let works = WORKERS.contains(&agent.role);
     if works && here(agent) {
         return Ok(());
     }
@@ -40,7 +38,10 @@ pub fn check_pin(config: &Config, name: &AgentName, item: &Item) -> Result<(), W
         [] => format!("no agent is configured that could work in {}", item.project),
         names => format!("these could: {}", names.join(", ")),
     };
-    let why = if works {
+    let why = if agent.role == Role::Mergemaster {
+        // Pinned, it would be asked to code as soon as the item goes back to its coder.
+        format!("failed merges go to the mergemaster {name} by themselves, and nothing else does")
+    } else if works {
         format!("the agent {name} does not work in project {}", item.project)
     } else {
         let role = agent.role.as_str();

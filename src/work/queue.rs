@@ -1,11 +1,11 @@
 //! Where work meets other tables: projects, the merge queue, pauses, verdicts, rooms.
 
-use super::WorkError;
+use super::{WorkError, board};
 use crate::model::ids::{AgentName, ItemId, ProjectName, RoomKey};
 use crate::model::item::Item;
 use crate::model::mail::MailType;
 use crate::store::projects::{self, ProjectRow};
-use crate::store::{Tx, mail, merge_pulls, merge_queue, merge_state, rooms};
+use crate::store::{Tx, mail, merge_queue, merge_state, rooms};
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 
@@ -43,22 +43,21 @@ pub(super) fn place_of(
     item: &Item,
     now: DateTime<Utc>,
 ) -> Result<String, WorkError> {
-    let rows = merge_queue::list(conn, &item.project, now.timestamp_millis())?;
-    let place = rows.iter().position(|row| row.item == item.id);
-    let Some((ahead, row)) = place.and_then(|ahead| Some((ahead, rows.get(ahead)?))) else {
+    let places = board::places(conn, &item.project, now.timestamp_millis())?;
+    let Some(place) = places.get(&item.id) else {
         return Ok("its result is being taken in".to_owned());
     };
-    if let Some(pull) = merge_pulls::find(conn, item.id)?.filter(|pull| pull.commit == row.commit) {
-        return Ok(format!("its pull request is open: {}", pull.url));
+    if let Some(url) = &place.pull {
+        return Ok(format!("its pull request is open: {url}"));
     }
     let pause = merge_state::pause_of(conn, &item.project)?;
     let still = pause.map(|pause| format!("; the queue stands still: {}", pause.reason));
-    let waits = row.waits.as_ref().map(|why| format!("; {why}"));
+    let waits = place.waits.as_ref().map(|why| format!("; {why}"));
     let why = still.or(waits).unwrap_or_default();
-    Ok(match (&row.landing, ahead) {
-        (Some(_), _) => "it is being landed".to_owned(),
-        (None, 0) => format!("it is the next{why}"),
-        (None, ahead) => format!("{ahead} before it{why}"),
+    Ok(match (place.landing, place.ahead) {
+        (true, _) => "it is being landed".to_owned(),
+        (false, 0) => format!("it is the next{why}"),
+        (false, ahead) => format!("{ahead} before it{why}"),
     })
 }
 

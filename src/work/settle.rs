@@ -7,7 +7,7 @@
 //! still stands where it stood. A crash in between looks again.
 
 use super::counters::{Counters, MAX_ASKS, MAX_IDLE_ASKS, Progress};
-use super::world::{Checked, FailedGate, Trouble, World};
+use super::world::{Checked, FailedGate, Leftovers, Trouble, World};
 use super::{WorkError, apply_to, assign, each, lead, prompt, queue, system, text};
 use crate::config::{AgentConfig, Config};
 use crate::model::agent::{Failure, SessionState, TurnEnd, TurnResult};
@@ -65,6 +65,8 @@ pub(super) enum Verdict {
     Passed {
         /// The commit that they passed on.
         commit: String,
+        /// What the gates left behind.
+        left: Leftovers,
     },
     /// The look itself failed; not the item's fault.
     Trouble(Trouble),
@@ -100,8 +102,10 @@ fn settle_one(tx: &Tx<'_>, config: &Config, item: &Item) -> Result<Option<Due>, 
     };
     let reports = reports_of(tx, &session)?;
     let checks = matches!(item.stage, Stage::Qa { .. });
+    // A lead, a scout or a reviewer ends with its report: without one there is nothing to look at.
+    let looks = !checks && !lead::needs_no_commit(session.role);
     let ended = session.state == SessionState::Completed
-        && (!reports.is_empty() || !checks && exited_by_itself(tx, &session)?);
+        && (!reports.is_empty() || looks && exited_by_itself(tx, &session)?);
     if !ended {
         died(tx, config, item, &session)?;
     } else if lead::needs_no_commit(session.role) {
@@ -147,9 +151,18 @@ fn reported_alone(
 }
 
 /// Whether an agent that did not report yielded by itself: its work is looked at all the same.
-fn exited_by_itself(conn: &Connection, session: &AgentSession) -> Result<bool, WorkError> {
+pub(super) fn exited_by_itself(
+    conn: &Connection,
+    session: &AgentSession,
+) -> Result<bool, WorkError> {
     let last = sessions::turns_of_session(conn, session.id)?.pop();
-    Ok(last.and_then(|turn| turn.result).is_some_and(|result| result.is_clean()))
+    Ok(last.and_then(|turn| turn.result).is_some_and(|result| yielded(&result)))
+}
+
+/// Whether a turn ended its session by itself. One that ended clean and left it waiting, or with
+/// more to be said, did not: somebody else ended the session afterwards.
+fn yielded(result: &TurnResult) -> bool {
+    result.is_clean() && result.state_after == SessionState::Completed
 }
 
 /// Whether nothing can be looked at in the item's project now.
@@ -169,9 +182,14 @@ fn reports_of(conn: &Connection, session: &AgentSession) -> Result<Vec<Report>, 
 }
 
 fn known_leftovers(conn: &Connection, item: ItemId) -> Result<Vec<String>, WorkError> {
-    let sent_back = decisions::newest_of(conn, item, What::SentBack)?;
-    let listed = sent_back.and_then(|decision| decision.inputs.get("leftovers").cloned());
-    Ok(listed.and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default())
+    let mut known: Vec<String> = Vec::new();
+    for what in [What::SentBack, What::Passed] {
+        let newest = decisions::newest_from(conn, item, what, "gates")?;
+        let listed = newest.and_then(|decision| decision.inputs.get("leftovers").cloned());
+        let listed = listed.and_then(|list| serde_json::from_value(list).ok());
+        known.extend::<Vec<String>>(listed.unwrap_or_default());
+    }
+    Ok(known)
 }
 
 /// Looks at the work of an item; `None` when it was cancelled.
@@ -196,9 +214,9 @@ pub(super) async fn verify(
     Some(match outcome {
         Err(trouble) => Verdict::Trouble(trouble),
         Ok(outcome) => match outcome.failed {
-            None => Verdict::Passed { commit },
+            None => Verdict::Passed { commit, left: outcome.left },
             Some(failed) => {
-                let leftovers = [due.leftovers.clone(), outcome.leftovers].concat();
+                let leftovers = [due.leftovers.clone(), outcome.left.paths].concat();
                 Verdict::GateFailed { commit, failed, leftovers }
             }
         },
@@ -228,7 +246,7 @@ pub(super) fn conclude(
         Verdict::GateFailed { commit, failed, leftovers } => {
             gate_failed(tx, config, &item, &commit, &failed, &leftovers)
         }
-        Verdict::Passed { commit } => passed(tx, &item, &commit),
+        Verdict::Passed { commit, left } => passed(tx, &item, &commit, &left),
         Verdict::Trouble(trouble) => put_off(tx, &item, &trouble),
     }
 }
@@ -247,7 +265,7 @@ fn put_off(tx: &Tx<'_>, item: &Item, trouble: &Trouble) -> Result<(), WorkError>
     Ok(())
 }
 
-fn passed(tx: &Tx<'_>, item: &Item, commit: &str) -> Result<(), WorkError> {
+fn passed(tx: &Tx<'_>, item: &Item, commit: &str, left: &Leftovers) -> Result<(), WorkError> {
     let summary = "all gates passed".to_owned();
     gates_ran(tx, item.id, commit, true, &summary)?;
     committed(tx, item.id, commit)?;
@@ -257,7 +275,13 @@ fn passed(tx: &Tx<'_>, item: &Item, commit: &str) -> Result<(), WorkError> {
         Some(item.id),
         What::Passed,
         &why,
-        &json!({"commit": commit, "qa": item.qa}),
+        &json!({
+            "from": "gates",
+            "commit": commit,
+            "qa": item.qa,
+            "leftovers": left.paths,
+            "fingerprint": left.fingerprint,
+        }),
     )?;
     let commit = commit.to_owned();
     let event = if item.stage.column() == Column::Merge {
@@ -406,7 +430,8 @@ fn qa_verdict(
         None => died(tx, config, item, session),
         Some((true, _summary)) => {
             let why = format!("{} found it good", session.agent);
-            decisions::record(tx, Some(item.id), What::Passed, &why, &json!({"from": "qa"}))?;
+            let inputs = verdict_inputs(item, session);
+            decisions::record(tx, Some(item.id), What::Passed, &why, &inputs)?;
             apply_to(tx, item, &StageEvent::QaPassed, &system(tx), &why)?;
             Ok(())
         }
@@ -417,11 +442,23 @@ fn qa_verdict(
                 return block(tx, item, &reason);
             }
             let why = format!("{} found faults", session.agent);
-            decisions::record(tx, Some(item.id), What::SentBack, &why, &json!({"from": "qa"}))?;
+            let mut inputs = verdict_inputs(item, session);
+            inputs["rounds"] = json!(rounds + 1);
+            decisions::record(tx, Some(item.id), What::SentBack, &why, &inputs)?;
             apply_to(tx, item, &StageEvent::QaFailed { findings }, &system(tx), &why)?;
             Ok(())
         }
     }
+}
+
+/// What a verdict of QA was about.
+fn verdict_inputs(item: &Item, session: &AgentSession) -> Value {
+    json!({
+        "from": "qa",
+        "agent": session.agent,
+        "session": session.id,
+        "commit": item.stage.commit(),
+    })
 }
 
 /// What follows the end of an agent that left no result.
@@ -440,7 +477,9 @@ fn after_death(result: Option<&TurnResult>, dead_for_ms: i64) -> AfterDeath {
     let revive = |counts, resume, grace| {
         if dead_for_ms < grace { AfterDeath::Wait } else { AfterDeath::Revive { counts, resume } }
     };
+    let ended_by_others = result.is_some_and(|result| result.is_clean() && !yielded(result));
     match result.map(|result| &result.end) {
+        Some(TurnEnd::Clean) if ended_by_others => revive(false, true, STOP_GRACE_MS),
         Some(TurnEnd::Stopped { .. }) => revive(false, true, STOP_GRACE_MS),
         Some(TurnEnd::CutOff | TurnEnd::RateLimited { .. }) => revive(false, true, 0),
         None | Some(TurnEnd::Clean | TurnEnd::Stalled) => revive(true, true, DEATH_GRACE_MS),
@@ -537,9 +576,10 @@ fn revive_idle(
     Ok(())
 }
 
-fn death_in_words(agent: &AgentName, result: Option<&TurnResult>) -> String {
+pub(super) fn death_in_words(agent: &AgentName, result: Option<&TurnResult>) -> String {
     let Some(result) = result else { return format!("{agent} ended before it began") };
     match &result.end {
+        TurnEnd::Clean if !yielded(result) => format!("{agent} was stopped while it waited"),
         TurnEnd::Clean => format!("{agent} ended without reporting"),
         TurnEnd::Stopped { why } => format!("{agent} was stopped: {why}"),
         TurnEnd::Stalled => format!("{agent} was silent for too long and was ended"),
@@ -576,7 +616,9 @@ fn again(
 
 /// Blocks an item, with the cause in words.
 pub(super) fn block(tx: &Tx<'_>, item: &Item, reason: &str) -> Result<(), WorkError> {
-    decisions::record(tx, Some(item.id), What::Blocked, reason, &json!({"stage": item.stage}))?;
+    let counters = Counters::of(tx, item.id)?;
+    let inputs = json!({"stage": item.stage, "retries": item.retries, "counted": counters});
+    decisions::record(tx, Some(item.id), What::Blocked, reason, &inputs)?;
     let event = StageEvent::Blocked { reason: reason.to_owned() };
     let cause = reason.lines().next().unwrap_or_default();
     apply_to(tx, item, &event, &system(tx), cause)?;

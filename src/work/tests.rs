@@ -11,16 +11,17 @@ mod outside;
 mod preconditions;
 mod records;
 mod review;
+mod stopped;
 mod tidying;
 mod whole;
 mod why;
 
 use super::service::Outside;
-use super::world::{Checked, DiffSummary, FailedGate, GateOutcome, Trouble, World};
+use super::world::{Checked, DiffSummary, FailedGate, GateOutcome, Leftovers, Trouble, World};
 use super::*;
 use crate::clock::{Clock, from_millis};
 use crate::config::Config;
-use crate::model::agent::{SessionState, TurnEnd, TurnResult};
+use crate::model::agent::{SessionState, TurnEnd, TurnResult, Waiting, WaitingFor};
 use crate::model::event::Event;
 use crate::model::llm::Usage;
 use crate::model::mail::MailType;
@@ -235,6 +236,32 @@ impl Bench {
         self.write(move |tx| end_turn(tx, &session, report, end)).unwrap();
     }
 
+    /// The agent ends its turn and waits for a person.
+    fn waits_for_a_person(&self, id: ItemId) {
+        let session = self.live(id).unwrap();
+        self.write(move |tx| {
+            let turn = sessions::begin_turn(tx, session.id)?.expect("a prompt waits");
+            let result = turn_result(TurnEnd::Clean, None, SessionState::Waiting);
+            sessions::finish_turn(tx, turn, &result)?;
+            let detail = "which colour?".to_owned();
+            let waiting = Waiting { what: WaitingFor::Person, until: None, detail };
+            sessions::move_to_waiting(tx, session.id, &waiting)?;
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    /// Ends the item's session as a stop does, once its processes are gone.
+    fn is_ended_by_a_stop(&self, id: ItemId) {
+        let session = self.live(id).unwrap().id;
+        self.write(move |tx| {
+            sessions::move_state(tx, session, SessionState::Zombie)?;
+            sessions::close_zombie(tx, session)?;
+            Ok(sessions::clear_prompt(tx, session)?)
+        })
+        .unwrap();
+    }
+
     /// The agent reports that it is done.
     fn report_done(&self, id: ItemId) {
         self.end_turn(id, Some(MailType::WorkerDone), TurnEnd::Clean);
@@ -256,7 +283,7 @@ impl Bench {
             words: format!("the gate `make test` failed with exit {exit}"),
             tail: "expected 4, got 5".to_owned(),
         };
-        let outcome = GateOutcome { failed: Some(failed), leftovers: vec!["junk.tmp".to_owned()] };
+        let outcome = GateOutcome { failed: Some(failed), left: junk() };
         self.world.gates.lock().unwrap().insert(id, outcome);
     }
 
@@ -332,6 +359,11 @@ impl Bench {
     }
 }
 
+/// What the gates leave behind.
+fn junk() -> Leftovers {
+    Leftovers { paths: vec!["junk.tmp".to_owned()], fingerprint: "junk".to_owned() }
+}
+
 /// Runs what blocks on a thread of its own, because the tests that call it run in a runtime.
 fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap())
@@ -365,7 +397,14 @@ fn end_turn(
         _ => SessionState::Zombie,
     };
     sessions::set_native_id(tx, id, "native-1")?;
-    let result = TurnResult {
+    let result = turn_result(end, report, after);
+    sessions::finish_turn(tx, turn, &result)?;
+    sessions::move_state(tx, id, after)?;
+    Ok(())
+}
+
+fn turn_result(end: TurnEnd, report: Option<i64>, after: SessionState) -> TurnResult {
+    TurnResult {
         end,
         exit_code: Some(0),
         native_id: Some("native-1".to_owned()),
@@ -380,10 +419,7 @@ fn end_turn(
         warnings: vec![],
         usage: Usage::default(),
         cost_microusd: 0,
-    };
-    sessions::finish_turn(tx, turn, &result)?;
-    sessions::move_state(tx, id, after)?;
-    Ok(())
+    }
 }
 
 fn person() -> Origin {

@@ -10,6 +10,7 @@ use crate::model::ids::{ItemId, ProjectName};
 use crate::model::item::Item;
 use crate::project::git::{FileChange, Git};
 use crate::project::{Fault, Project, ProjectError, Registry, has_room, worktree};
+use crate::store::decisions::{self, What};
 use crate::store::gate_runs::{self, GateRunRow, Place};
 use crate::store::pauses::Scope;
 use crate::store::{Store, merge_pulls};
@@ -18,7 +19,7 @@ use async_trait::async_trait;
 use chrono::DateTime;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -72,8 +73,17 @@ impl std::error::Error for Trouble {}
 pub struct GateOutcome {
     /// The first gate that failed; `None`: all passed.
     pub failed: Option<FailedGate>,
-    /// Paths that the gates left behind and that were not there before.
-    pub leftovers: Vec<String>,
+    /// What the gates left behind.
+    pub left: Leftovers,
+}
+
+/// What gates left behind in a worktree that was clean before, passed or not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Leftovers {
+    /// The paths that are not committed.
+    pub paths: Vec<String>,
+    /// Changes with their content; empty when there are none.
+    pub fingerprint: String,
 }
 
 /// A gate that did not pass.
@@ -203,7 +213,9 @@ impl Workshop {
         })
         .await;
         self.keep(item, commit, &report).await?;
-        let Some(run) = report.failure() else { return Ok(GateOutcome::default()) };
+        let Some(run) = report.failure() else {
+            return Ok(GateOutcome { failed: None, left: left_in(&path).await? });
+        };
         match &run.outcome {
             gates::GateOutcome::NotFound { program } => {
                 let (command, program) = (run.gate.clone(), program.clone());
@@ -217,11 +229,41 @@ impl Workshop {
             | gates::GateOutcome::TimedOut => {}
         }
         let (gate, words, tail) = (run.gate.clone(), run.in_words(), run.tail());
-        // The worktree was clean before: what is there now, the gates left behind.
-        let leftovers = Git::at(&path).changed_files(true).await?;
-        let leftovers = leftovers.into_iter().map(|file| file.path).collect();
-        Ok(GateOutcome { failed: Some(FailedGate { gate, words, tail }), leftovers })
+        let left = left_in(&path).await?;
+        Ok(GateOutcome { failed: Some(FailedGate { gate, words, tail }), left })
     }
+
+    /// Throws away what the gates left behind in an ended item's worktree, if it lies there just as
+    /// they left it: it is nobody's work, and saving it would keep every landed item's caches.
+    async fn discard_leftovers(&self, project: &Project, item: ItemId) -> anyhow::Result<()> {
+        let path = worktree::path_of(project, item, self.store.data_dir());
+        let passed = self
+            .store
+            .read(move |conn| decisions::newest_from(conn, item, What::Passed, "gates"))
+            .await?;
+        let known = passed.and_then(|passed| {
+            let known = passed.inputs.get("fingerprint")?.as_str()?.to_owned();
+            (!known.is_empty()).then_some(known)
+        });
+        let Some(known) = known.filter(|_| path.is_dir()) else { return Ok(()) };
+        if left_in(&path).await?.fingerprint == known {
+            Git::at(&path).discard_changes().await?;
+        }
+        Ok(())
+    }
+}
+
+/// What lies uncommitted in a worktree that was clean before the gates ran.
+async fn left_in(path: &Path) -> anyhow::Result<Leftovers> {
+    let here = Git::at(path);
+    let files = here.changed_files(true).await?;
+    let paths: Vec<String> = files.into_iter().map(|file| file.path).collect();
+    if paths.is_empty() {
+        return Ok(Leftovers::default());
+    }
+    let head = here.find_commit("HEAD").await?;
+    let fingerprint = fingerprint(path.to_owned(), paths.clone(), head).await;
+    Ok(Leftovers { paths, fingerprint })
 }
 
 /// Hashes the content of changed files: touching them changes nothing, and writing back what stood
@@ -304,6 +346,11 @@ impl World for Workshop {
         let project = self.project(project)?;
         let landed = self.store.read(move |conn| merge_pulls::landed(conn, item)).await?;
         let data_dir = self.store.data_dir();
+        if let Err(error) = self.discard_leftovers(&project, item).await {
+            // Then it is saved like work.
+            let error = format!("{error:#}");
+            tracing::warn!(item = item.0, error, "what gates left behind could not be removed");
+        }
         let removed = worktree::remove(&project, item, data_dir, landed.as_ref()).await?;
         Ok(Kept { rescued: removed.rescued, branch: removed.branch_kept })
     }

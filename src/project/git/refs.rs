@@ -208,6 +208,13 @@ impl Git {
         call.args([old, new]).limit(CHECKOUT_TIMEOUT).text().await.map(drop)
     }
 
+    /// Throws away what is not committed in a worktree, new files included; what is ignored stays.
+    pub async fn discard_changes(&self) -> Result<(), GitError> {
+        self.call("reset").args(["-q", "--hard"]).limit(CHECKOUT_TIMEOUT).text().await?;
+        self.call("clean").args(["-q", "-f", "-d"]).limit(CHECKOUT_TIMEOUT).text().await?;
+        Ok(())
+    }
+
     /// Moves the checked-out branch of a clean worktree forward to `commit`.
     pub(crate) async fn fast_forward(&self, commit: &str) -> Result<(), GitError> {
         let call = self.call("merge").args(["--ff-only", "--quiet", commit]);

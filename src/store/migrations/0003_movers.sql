@@ -14,7 +14,9 @@ UPDATE items SET
                  WHEN stage_name = 'coding' THEN 'coder'
                  WHEN stage_name = 'qa' THEN 'qa'
                  WHEN stage_name = 'merge_failure'
-                      AND json_extract(stage, '$.kind.kind') = 'conflict' THEN 'mergemaster' END,
+                      AND json_extract(stage, '$.kind.kind') = 'conflict' THEN 'mergemaster'
+                 WHEN stage_name = 'merge_failure_final'
+                      AND json_extract(stage, '$.started') = 1 THEN 'mergemaster' END,
     coder = (SELECT agent FROM agent_sessions
              WHERE item = items.id AND role = 'coder' ORDER BY id DESC LIMIT 1),
     moved_at = coalesce((SELECT max(at) FROM transitions WHERE item = items.id), updated_at),
@@ -65,3 +67,18 @@ CREATE TABLE tidying (
     not_before INTEGER NOT NULL DEFAULT 0,
     error      TEXT
 ) STRICT;
+-- What ended before this list was kept, and whose worktree was not seen to go: the old keeper noted
+-- one that it could not remove and never came back to it.
+INSERT INTO tidying (item, project, name, room)
+SELECT id, project, name, room FROM items
+WHERE stage_name IN ('done', 'archived', 'abandoned', 'superseded')
+  AND EXISTS (SELECT 1 FROM agent_sessions WHERE item = items.id)
+  AND NOT EXISTS (SELECT 1 FROM decisions
+                  WHERE item = items.id AND what = 'worktree_removed' AND why = 'it has ended');
+INSERT OR IGNORE INTO tidying (item, project, name, room)
+SELECT item, json_extract(inputs, '$.item.project'), json_extract(inputs, '$.item.name'),
+       json_extract(inputs, '$.item.room')
+FROM decisions AS deleted
+WHERE what = 'deleted' AND json_extract(inputs, '$.item.project') IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM decisions
+                  WHERE item = deleted.item AND what = 'worktree_removed' AND why = 'it has ended');

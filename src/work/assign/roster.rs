@@ -268,6 +268,11 @@ fn look_up(tx: &Tx<'_>, name: &ProjectName) -> Result<Result<ProjectConfig, Hold
 }
 
 impl Hold {
+    /// Whether it never ends by itself: a person must hear of it.
+    pub(super) fn wants_a_person(&self) -> bool {
+        matches!(self.kind, "wrong_pin" | "nobody_configured" | "no_project")
+    }
+
     /// Its pinned agent cannot do this work at all.
     pub(super) fn wrong_pin(row: &Waiting, pinned: &AgentName, role: Role, known: bool) -> Self {
         let why = if known {

@@ -358,3 +358,18 @@ async fn the_children_of_a_deleted_item_stand_alone() {
     bench.pass().await;
     assert!(bench.letters("lead-1").is_empty(), "there is no lead to tell");
 }
+
+#[tokio::test]
+async fn a_scout_that_ends_without_a_report_is_started_once_more_and_then_a_person_must_look() {
+    let mut bench = bench();
+    let id = bench.file(|new| new.agent = Some("scout-1".into()));
+    bench.start(id);
+    bench.settle().await;
+    for _ in 0..2 {
+        bench.end_turn(id, None, TurnEnd::Clean);
+        bench.wait_ms(60_000);
+        bench.settle().await;
+    }
+    let Stage::Blocked { reason, .. } = bench.item(id).stage else { panic!("not blocked") };
+    assert_eq!(reason, "scout-1 ended without reporting, also after it was started again");
+}

@@ -165,3 +165,34 @@ async fn what_could_not_even_begin_is_refused_before_anything_changes() {
     outside.store.write(move |tx| apply(tx, id, &given_up, &person(), "no")).await.unwrap();
     ready(&outside.store, id).await.unwrap();
 }
+
+/// Takes what the gates of the item's commit gave into its decisions, as the loops do.
+async fn passes(outside: &Outside, commit: &str) -> Leftovers {
+    let outcome = outside.gates(commit).await.unwrap();
+    assert_eq!(outcome.failed, None);
+    let (id, left) = (outside.item.id, outcome.left.clone());
+    let inputs = serde_json::json!({"from": "gates", "fingerprint": left.fingerprint});
+    outside
+        .store
+        .write(move |tx| decisions::record(tx, Some(id), What::Passed, "they pass", &inputs))
+        .await
+        .unwrap();
+    left
+}
+
+#[tokio::test]
+async fn what_passing_gates_leave_behind_is_no_work_to_be_saved_and_anything_else_is() {
+    for (after, rescued) in [("true", 0), ("echo mine > notes.txt", 1), ("echo x >> junk.txt", 1)] {
+        let outside = Outside::with(&["touch junk.txt && echo 6 > sum"]).await;
+        let here = outside.worktree().await;
+        outside.run(&here, &format!("echo 4 > sum && {COMMIT}")).await;
+        let commit = outside.look().await.commit.unwrap();
+        let left = passes(&outside, &commit).await;
+        assert_eq!(left.paths, ["sum", "junk.txt"]);
+        outside.run(&here, after).await;
+        let kept = outside.workshop.remove_worktree(&"demo".into(), outside.item.id).await.unwrap();
+        assert_eq!(kept.rescued.len(), rescued, "{after}");
+        assert!(!here.exists());
+        assert!(kept.branch.is_some(), "its commit is not on the base yet");
+    }
+}

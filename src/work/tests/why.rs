@@ -176,3 +176,79 @@ async fn the_board_shows_the_top_of_a_column_and_counts_the_rest() {
     let other = bench.read(|conn| overview(conn, &"other".into(), BEGIN_MS));
     assert_eq!((other.open, other.shelves.len()), (0, 0));
 }
+
+#[tokio::test]
+async fn what_cannot_be_started_is_not_told_to_be() {
+    let bench = Bench::new();
+    let epic = bench.file(|new| new.kind = Kind::Epic);
+    let given_up = bench.file(|new| new.epic = Some(epic));
+    let open = bench.file(|_| {});
+    let both = bench.file(|new| new.depends_on = vec![given_up, open]);
+    let no_use = StageEvent::Abandoned { reason: "no use".to_owned() };
+    bench.write(move |tx| apply(tx, given_up, &no_use, &person(), "no")).unwrap();
+    insta::assert_snapshot!([epic, both].map(|id| bench.why("", id)).join("\n---\n"), @r"
+    **#1 Add a calculator**: is an epic (0 of 1 done, 1 given up): its items are worked on, and it closes by itself when they are done.
+    ---
+    **#4 Add a calculator**: is in the backlog: item 4 depends on 2 (abandoned), which ended without being merged: take that dependency away. Then it starts by itself when 3 (backlog) is done.
+    ");
+}
+
+#[tokio::test]
+async fn a_queued_item_is_held_back_by_a_stop_and_counts_no_pull_request_before_it() {
+    let bench = Bench::new();
+    let ids: Vec<ItemId> = (0..3).map(|_| bench.file(|_| {})).collect();
+    for id in &ids {
+        bench.worktree(*id, Some("c0ffee11"), &[]);
+        bench.start(*id);
+        bench.settle().await;
+        bench.report_done(*id);
+        bench.settle().await;
+        assert!(bench.queued(*id));
+    }
+    let pull = |id: ItemId| crate::store::merge_pulls::Pull {
+        item: id,
+        branch: format!("item/{id}-x"),
+        commit: "c0ffee11".to_owned(),
+        url: format!("https://forge/{id}"),
+        seen: String::new(),
+    };
+    for id in &ids[..2] {
+        let pull = pull(*id);
+        bench
+            .write(move |tx| Ok(crate::store::merge_pulls::put(tx, &"demo".into(), &pull)?))
+            .unwrap();
+    }
+    let mut told = vec![bench.why("", ids[0]), bench.why("", ids[2])];
+    bench.write(|tx| Ok(meta::set(tx, meta::STOPPED_ALL, "@ann:hs")?)).unwrap();
+    told.push(bench.why("", ids[2]));
+    insta::assert_snapshot!(told.join("\n---\n"), @r"
+    **#1 Add a calculator**: is in the merge queue with `c0ffee11`: its pull request is open: https://forge/1.
+    ---
+    **#3 Add a calculator**: is in the merge queue with `c0ffee11`: it is the next.
+    ---
+    **#3 Add a calculator**: is in the merge queue with `c0ffee11`: it is the next.
+
+    Held back:
+    - everything is stopped (by @ann:hs): `resume all`
+    ");
+}
+
+#[tokio::test]
+async fn why_an_item_waits_is_still_known_after_it_was_on_ice() {
+    let mut bench = Bench::new();
+    let id = bench.file(|new| new.project = "demo".into());
+    let config: Config = toml::from_str("[llm]\nprovider = \"replay\"\n").unwrap();
+    let service = WorkService::new(bench.store.clone(), Arc::new(config), bench.world.clone());
+    bench.start(id);
+    service.pass().await.unwrap();
+    bench.wait_ms(1_000);
+    bench.write(move |tx| apply(tx, id, &StageEvent::Frozen, &person(), "ice")).unwrap();
+    service.pass().await.unwrap();
+    bench.write(move |tx| apply(tx, id, &StageEvent::Unfrozen, &person(), "ice")).unwrap();
+    service.pass().await.unwrap();
+    let told = bench.why("", id);
+    assert!(told.contains("waits for a coder, but none is configured for project demo"), "{told}");
+    let heard: Vec<String> =
+        bench.heard().into_iter().filter(|text| text.contains("none is configured")).collect();
+    assert_eq!(heard.len(), 2, "a person must hear of it, once each time: {heard:?}");
+}
