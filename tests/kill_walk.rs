@@ -12,9 +12,10 @@ use futures_util::{StreamExt, stream};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::desk::Desk;
+use crate::support::desk::{Desk, WORK};
 use crate::support::repository::Repository;
 use crate::support::team::{Step, done, play, sh};
+use crate::support::until_within;
 
 /// Where an item whose gates decide is killed on its way: from the claim to the last write of the
 /// merge.
@@ -32,6 +33,7 @@ const GATES: &[&str] = &[
     "merge-moved",
     "merge-followed",
     "merge-recorded",
+    "worktree-removed",
 ];
 
 /// The same in QA by an agent: the second time that each is passed.
@@ -73,6 +75,9 @@ const IN_A_ROOM: &[&str] = &[
     "command-began",
     "command-done",
 ];
+
+/// When a person is asked for a permission; `tests/permissions.rs` has the story.
+const ASKED: &[&str] = &["agent-asked"];
 
 /// How many walks go on at the same time.
 const AT_ONCE: usize = 3;
@@ -163,18 +168,18 @@ async fn dies_and_comes_back(way: Way, place: &'static str) {
     }
     let item = desk.until_stage(id, &["done", "blocked"]).await;
     assert_eq!(item["stage"], "done", "{place}: {}", desk.show(id).await["explanation"]);
-    desk.hear("merged").await;
+    // Before its death or after it.
+    let log = desk.musher.directory().join("stdout.log");
+    let told = || std::fs::read_to_string(&log).unwrap().contains("is merged as").then_some(());
+    until_within(WORK, "the merge to be told", told).await;
     desk.stop().await;
     desk.assert_tidy(&[]).await;
     let repository = desk.repository();
     let subjects = repository.subjects("main");
     assert_eq!(subjects, ["1 story Add a calculator", "Start"], "{place}: landed once");
     assert_eq!(repository.show("main", "calculator.txt").as_deref(), Some("made\n"), "{place}");
-    let log = desk.musher.directory().join("stdout.log");
     let shown = std::fs::read_to_string(log).unwrap();
     assert_eq!(shown.matches("is merged as").count(), 1, "{place}: told once\n{shown}");
-    let moves = desk.show(id).await;
-    assert_eq!(moves["id"], json!(id), "{place}: {moves}");
 }
 
 /// All names of failpoints in the source: in calls, and those of the merge's steps.
@@ -202,12 +207,15 @@ fn in_the_source() -> BTreeSet<String> {
 
 #[test]
 fn every_failpoint_has_its_story_and_every_story_its_failpoint() {
-    let walked = [GATES, QA, PERSON, PROCESS, OTHER_MERGES, IN_A_ROOM].concat();
+    let walked = [GATES, QA, PERSON, PROCESS, OTHER_MERGES, IN_A_ROOM, ASKED].concat();
     let walked: BTreeSet<String> =
         walked.iter().map(|place| place.split('@').next().unwrap().to_owned()).collect();
     assert_eq!(walked, in_the_source());
-    let stories = include_str!("crashes.rs");
-    for place in IN_A_ROOM {
-        assert!(stories.contains(&format!("\"{place}\"")), "crashes.rs has no story of {place}");
+    for (places, stories) in
+        [(IN_A_ROOM, include_str!("crashes.rs")), (ASKED, include_str!("permissions.rs"))]
+    {
+        for place in places {
+            assert!(stories.contains(&format!("\"{place}\"")), "there is no story of {place}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::model::item::{Item, Kind, QaMode};
 use crate::model::stage::{Stage, StageEvent};
 use crate::store::pauses::{self, Scope};
 use crate::store::requests::Request;
-use crate::store::{Tx, meta};
+use crate::store::{Tx, merge_state, meta};
 use crate::work::{self, ItemChange, NewItem, Verdict};
 
 /// `story NAME` and its kin
@@ -254,6 +254,11 @@ pub fn tell(
 pub fn resume_all(tx: &Tx<'_>) -> Result<String, CommandError> {
     let stopped = meta::remove(tx, meta::STOPPED_ALL)?;
     let paused: Vec<String> = pauses::try_all(tx)?.iter().map(Scope::in_words).collect();
+    let queues: Vec<String> =
+        merge_state::paused(tx)?.into_iter().map(|(project, _pause)| project.0).collect();
+    for project in &queues {
+        merge_state::try_now(tx, &project.as_str().into())?;
+    }
     let mut said = Vec::new();
     if stopped {
         said.push(
@@ -264,6 +269,9 @@ pub fn resume_all(tx: &Tx<'_>) -> Result<String, CommandError> {
     }
     if !paused.is_empty() {
         said.push(format!("{} are no longer paused: they try again now.", paused.join("; ")));
+    }
+    if !queues.is_empty() {
+        said.push(format!("The merge queue of {} is tried again now.", queues.join(", ")));
     }
     Ok(if said.is_empty() { "Nothing was stopped.".to_owned() } else { said.join(" ") })
 }

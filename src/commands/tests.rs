@@ -14,7 +14,7 @@ use crate::model::chat::{Incoming, IncomingBody, Outgoing};
 use crate::model::ids::RoomKey;
 use crate::project::git::{Git, Identity};
 use crate::services::{Runs, Services};
-use crate::store::{Store, StoreError, inbox, outbox};
+use crate::store::{Store, StoreError, Tx, inbox, merge_state, outbox};
 use crate::upgrade::Upgrade;
 use chrono::Utc;
 use std::sync::Arc;
@@ -245,7 +245,13 @@ async fn administration_is_for_administrators() {
     }
     assert!(desk.ask("!stop all").await.contains("Everything is stopped"));
     assert!(desk.ask("!status").await.contains("Everything is stopped"));
-    assert!(desk.ask("!resume all").await.contains("Going on"));
+    let pause = |tx: &Tx<'_>| {
+        merge_state::pause(tx, &"demo".into(), "`make` is not installed", None).map(drop)
+    };
+    desk.services.store.write(pause).await.unwrap();
+    let answer = desk.ask("!resume all").await;
+    assert!(answer.contains("Going on"), "{answer}");
+    assert!(answer.contains("The merge queue of demo is tried again now."), "{answer}");
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ pub use crate::store::merge_queue::{QueueRow, enqueue, withdraw};
 
 use crate::config::MergeConfig;
 use crate::failpoint::failpoint;
-use crate::model::ids::ProjectName;
+use crate::model::ids::{ItemId, ProjectName};
 use crate::project::git::GitError;
 use crate::project::{Registry, shell};
 use crate::store::merge_state::Lease;
@@ -59,7 +59,7 @@ use checkout::CheckoutError;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -193,6 +193,10 @@ impl From<CheckoutError> for Stop {
     }
 }
 
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Works the queues of all projects.
 #[derive(Clone)]
 pub struct MergeService {
@@ -202,13 +206,28 @@ pub struct MergeService {
     owner: Owner,
     disk_min: u64,
     watcher: Option<Watcher>,
+    /// What each project's remote last refused, and why. Forgotten with the process: that costs one
+    /// more try.
+    refusals: Arc<Mutex<HashMap<ProjectName, (ItemId, String)>>>,
+    /// How long ago rooms last heard of an open pull request, as a level. What they heard is in the
+    /// outbox under its key; this only saves looking.
+    pulls_told: Arc<Mutex<HashMap<(ItemId, String), u32>>>,
 }
 
 impl MergeService {
     /// A service that is not running yet.
     pub fn new(store: Store, projects: Registry, config: MergeConfig) -> Self {
         let owner = Owner::this_process();
-        Self { store, projects, config, owner, disk_min: DISK_MIN, watcher: None }
+        Self {
+            store,
+            projects,
+            config,
+            owner,
+            disk_min: DISK_MIN,
+            watcher: None,
+            refusals: Arc::default(),
+            pulls_told: Arc::default(),
+        }
     }
 
     /// Has `watcher` awaited after each step: for tests.

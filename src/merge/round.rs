@@ -2,6 +2,7 @@
 //! landed as far as it is good.
 
 use super::batch::{self, Link, names};
+use super::hold;
 use super::land::Attempt;
 use super::remote::Remote;
 use super::search::{Next, Search};
@@ -9,7 +10,7 @@ use super::trial::{Failure, Trial};
 use super::{MergeService, Step, Stop};
 use crate::config::LandingMode;
 use crate::model::chat::Outgoing;
-use crate::model::ids::{ProjectName, SessionKey};
+use crate::model::ids::{ItemId, ProjectName, SessionKey};
 use crate::model::stage::MergeFailureKind;
 use crate::project::Project;
 use crate::store::{StoreError, merge_queue, merge_state, meta, outbox};
@@ -129,7 +130,9 @@ impl MergeService {
                         Trial::Passed => {
                             if second {
                                 let why = "passed when it was tested once more: it was a flake";
-                                self.decide(links, why.to_owned(), json!({})).await?;
+                                let kind = failures[count].take().map(|failure| failure.kind);
+                                let inputs = json!({"failed_first_with": kind});
+                                self.decide(links, why.to_owned(), inputs).await?;
                             }
                             self.reached(Step::Tested).await;
                             search.passed(count);
@@ -146,12 +149,13 @@ impl MergeService {
                     let (project, remote) = (&going.project, going.remote.as_ref());
                     match self.land(project, remote, &going.base, links).await? {
                         Attempt::Done => {
+                            hold(&self.refusals).remove(&going.project.name);
                             going.has_landed(count);
                             search.landed(count);
                         }
                         Attempt::Lost => return self.lost(&going.links, losses).await,
                         Attempt::Refused { reason } => {
-                            self.refused(links, reason).await?;
+                            self.refused(&project.name, links, reason).await?;
                             return Ok(Round::Some);
                         }
                     }
@@ -229,17 +233,44 @@ impl MergeService {
 
     /// A push was refused. Several items are tried one by one from now on, because a hook may mean
     /// only one of them.
-    async fn refused(&self, links: &[Link], reason: String) -> Result<(), Stop> {
+    async fn refused(
+        &self,
+        name: &ProjectName,
+        links: &[Link],
+        reason: String,
+    ) -> Result<(), Stop> {
         if let [link] = links {
+            self.refused_whatever_it_is(name, link.row.item, &reason)?;
             let kind = MergeFailureKind::PushRefused { reason: reason.clone() };
             return Ok(self.give_back(&link.row, kind, reason).await?);
         }
         let why = format!("the remote refused them together ({reason}): tried one by one");
-        self.decide(links, why, json!({})).await?;
+        self.decide(links, why, json!({"reason": reason})).await?;
         let items: Vec<_> = links.iter().map(|link| link.row.item).collect();
         self.store
             .write(move |tx| items.iter().try_for_each(|item| merge_queue::set_alone(tx, *item)))
             .await?;
+        Ok(())
+    }
+
+    /// Has the queue stand still when the remote refuses two items in a row with the same words:
+    /// then it means none of them, such as a protected branch, and each further one would only cost
+    /// its gates.
+    fn refused_whatever_it_is(
+        &self,
+        name: &ProjectName,
+        item: ItemId,
+        reason: &str,
+    ) -> Result<(), Stop> {
+        let mut refusals = hold(&self.refusals);
+        let before = refusals.entry(name.clone()).or_insert_with(|| (item, reason.to_owned()));
+        if before.0 != item && before.1 == reason {
+            return Err(Stop::pause(format!(
+                "the remote refuses every push, whichever item it is: {reason}. Let Musher's \
+                 account push there, or set `mode = \"pr\"` and restart"
+            )));
+        }
+        *before = (item, reason.to_owned());
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::model::event::Event;
 use crate::model::ids::ItemId;
 use crate::model::stage::MergeFailureKind;
 use crate::store::decisions::{self, What};
-use crate::store::log;
+use crate::store::{Tx, log};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;

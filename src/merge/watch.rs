@@ -1,10 +1,11 @@
 //! What is looked after beside the merging itself: predictions, the age of what waits, and whether
 //! a program that was missing is there by now.
 
-use super::{MergeService, TICK};
+use super::{MergeService, TICK, hold};
 use crate::model::chat::Outgoing;
 use crate::model::ids::{ItemId, ProjectName, SessionKey};
 use crate::project::shell;
+use crate::store::merge_pulls::{self, Pull};
 use crate::store::{Changes, StoreError, merge_queue, merge_state, outbox};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,9 @@ const WATCHED: [&str; 3] = ["items", "events", "merge_queue"];
 
 /// The shortest time between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How much longer than an item may wait for the queue a pull request may wait for people.
+const PULL_PATIENCE: u32 = 24;
 
 impl MergeService {
     /// Looks around at every hint and tick, until it is cancelled.
@@ -46,6 +50,9 @@ impl MergeService {
         }
         if let Err(error) = self.warn_of_age().await {
             tracing::error!(%error, "cannot look after the age of the merge queues");
+        }
+        if let Err(error) = self.remind_of_pulls().await {
+            tracing::error!(%error, "cannot look after open pull requests");
         }
         if let Err(error) = self.look_for_programs().await {
             tracing::error!(%error, "cannot look after the merge queues that stand still");
@@ -112,6 +119,40 @@ impl MergeService {
                 outbox::enqueue(tx, &outgoing, Some(&key)).map(drop)
             })
             .await
+    }
+
+    /// Tells rooms of pull requests that stay open: nobody but people can say whether one was closed
+    /// without being merged. Once when it is old, and each time that it has become twice as old.
+    async fn remind_of_pulls(&self) -> Result<(), StoreError> {
+        let now = self.store.clock().millis();
+        let warn = Duration::from_secs(self.config.merge_age_warn_s) * PULL_PATIENCE;
+        for open in self.store.read(merge_pulls::open).await? {
+            let age = Duration::from_millis((now - open.since).max(0).unsigned_abs());
+            let level = age_level(age, warn);
+            let key = (open.pull.item, open.pull.commit.clone());
+            if level == 0 || hold(&self.pulls_told).get(&key) == Some(&level) {
+                continue;
+            }
+            let bound = self.projects.find(&open.project).and_then(|project| project.room);
+            self.store
+                .write(move |tx| {
+                    let Pull { item, url, commit, .. } = open.pull;
+                    let room = merge_queue::room_for(tx, item, &open.project, bound)?;
+                    let Some(room) = room else { return Ok(()) };
+                    let text = format!(
+                        "The pull request of item {item} has been open for {}: {url}. If it was \
+                         closed without being merged, say so: `move {item} coding` has it worked \
+                         on again, `reject {item} WHY` turns it down.",
+                        in_words(age)
+                    );
+                    let outgoing = Outgoing::text(SessionKey::main(room), text).about(item);
+                    let key = format!("merge-pull-open:{item}:{commit}:{level}");
+                    outbox::enqueue(tx, &outgoing, Some(&key)).map(drop)
+                })
+                .await?;
+            hold(&self.pulls_told).insert(key, level);
+        }
+        Ok(())
     }
 
     /// Has queues go on whose missing program was installed.

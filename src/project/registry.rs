@@ -103,7 +103,9 @@ impl Project {
         }
         let git = self.git();
         if !git.is_repo().await? {
-            let above = path.ancestors().skip(1).find(|above| above.join(".git").exists());
+            // A repository, or a worktree of one; an empty folder of that name is neither.
+            let is_one = |git: PathBuf| git.is_file() || git.join("HEAD").exists();
+            let above = path.ancestors().skip(1).find(|above| is_one(above.join(".git")));
             return Err(ProjectError::NotARepository { above: above.map(PathBuf::from), path });
         }
         if git.branch_exists(&self.base).await? {

@@ -66,6 +66,27 @@ pub fn list(conn: &Connection, project: &ProjectName) -> Result<Vec<Pull>, Store
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// A pull request that waits for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    /// The item's project.
+    pub project: ProjectName,
+    /// The pull request.
+    pub pull: Pull,
+    /// Since when, in milliseconds since the epoch.
+    pub since: i64,
+}
+
+/// All open pull requests, oldest first.
+pub fn open(conn: &Connection) -> Result<Vec<Open>, StoreError> {
+    let sql = format!("SELECT {COLUMNS}, project, opened_at FROM merge_pulls ORDER BY opened_at");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let rows = statement.query_map([], |row| {
+        Ok(Open { pull: from_row(row)?, project: row.get(5)?, since: row.get(6)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// Remembers how far the remote base was searched.
 pub fn set_seen(tx: &Tx<'_>, item: ItemId, seen: &str) -> Result<(), StoreError> {
     tx.prepare_cached("UPDATE merge_pulls SET seen = ?2 WHERE item = ?1")?

@@ -7,6 +7,7 @@
 
 use super::world::World;
 use super::{WorkError, text};
+use crate::failpoint::failpoint;
 use crate::model::chat::Outgoing;
 use crate::model::event::Transition;
 use crate::model::ids::SessionKey;
@@ -61,6 +62,7 @@ pub(super) async fn step(store: &Store, world: &dyn World) -> Result<bool, WorkE
     }
     let removed = world.remove_worktree(&next.project, next.item).await;
     let removed = removed.map_err(|error| format!("{error:#}"));
+    failpoint("worktree-removed");
     store
         .write(move |tx| match removed {
             Ok(kept) => gone(tx, &next, &kept),

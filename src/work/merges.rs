@@ -12,13 +12,14 @@ use super::{WorkError, apply_to, assign, each, queue, system, text, timed};
 use crate::clock::from_millis;
 use crate::config::Config;
 use crate::model::agent::Role;
+use crate::model::chat::Outgoing;
 use crate::model::event::{Event, EventRow};
-use crate::model::ids::ItemId;
+use crate::model::ids::{ItemId, SessionKey};
 use crate::model::item::{Item, OriginKind};
 use crate::model::stage::{MergeFailureKind, Stage, StageEvent};
 use crate::store::decisions::{self, What};
 use crate::store::log::{self, Log};
-use crate::store::{Tx, items};
+use crate::store::{Tx, items, outbox};
 use chrono::Duration;
 use rusqlite::Connection;
 use serde_json::json;
@@ -82,10 +83,23 @@ fn merged(tx: &Tx<'_>, id: ItemId, commit: &str, row: &EventRow) -> Result<(), W
             tracing::warn!(item = id.0, commit, %refused, "a merge came too late for its item");
             let why = format!("{why}, although it had ended before");
             decisions::record(tx, Some(id), What::Merged, &why, &json!({"commit": commit}))?;
+            if !item.stage.meets_dependency() {
+                tell_late(tx, &item, commit)?;
+            }
             Ok(())
         }
         Err(error) => Err(error),
     }
+}
+
+/// Says that the work of an item that was turned down or given up is on the base branch: somebody
+/// merged its pull request all the same, or it was landing at that moment.
+fn tell_late(tx: &Tx<'_>, item: &Item, commit: &str) -> Result<(), WorkError> {
+    let Some(room) = queue::room_of(tx, item)? else { return Ok(()) };
+    let text = text::landed_late(item, commit);
+    let outgoing = Outgoing::text(SessionKey::main(room), text).about(item.id);
+    outbox::enqueue(tx, &outgoing, Some(&format!("work.late:{}:{commit}", item.id)))?;
+    Ok(())
 }
 
 fn failed(tx: &Tx<'_>, id: ItemId, kind: &MergeFailureKind, output: &str) -> Result<(), WorkError> {

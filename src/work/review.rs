@@ -16,6 +16,7 @@ use crate::model::chat::{Outgoing, OutgoingContent, Weight};
 use crate::model::ids::{ItemId, PersonId, SessionKey};
 use crate::model::item::{Item, Origin, OriginKind};
 use crate::model::stage::{Stage, StageEvent};
+use crate::store::decisions::{self, What};
 use crate::store::gate_runs::{self, GateRunRow, Place};
 use crate::store::requests::{self, NewRequest, Request, RequestKind, RequestState};
 use crate::store::{Store, Tx, items, outbox};
@@ -48,13 +49,18 @@ pub enum Verdict {
 }
 
 /// The items that wait for a person and can be asked about: somebody hears of them.
-pub(super) fn holds(conn: &Connection) -> Result<Vec<Hold>, WorkError> {
+pub(super) fn holds(tx: &Tx<'_>) -> Result<Vec<Hold>, WorkError> {
     let mut holds = Vec::new();
-    for item in items::standing_since(conn, "review_hold", i64::MAX)? {
+    for item in items::standing_since(tx, "review_hold", i64::MAX)? {
         let Stage::ReviewHold { commit, .. } = &item.stage else { continue };
-        if queue::room_of(conn, &item)?.is_some() {
-            let asked = open_request(conn, item.id, commit)?.is_some();
+        if queue::room_of(tx, &item)?.is_some() {
+            let asked = open_request(tx, item.id, commit)?.is_some();
             holds.push(Hold { item: item.id, asked });
+        } else {
+            let why = "no room is known in which somebody could be asked: invite the bot to a \
+                       room, or name one in the project's `room`";
+            let inputs = json!({"commit": commit});
+            decisions::note(tx, item.id, What::PutOff, "no_room", why, &inputs)?;
         }
     }
     Ok(holds)

@@ -294,6 +294,17 @@ pub(super) fn trouble(item: &Item, what: &str) -> String {
     )
 }
 
+/// Work landed although its item had ended otherwise.
+pub(super) fn landed_late(item: &Item, commit: &str) -> String {
+    format!(
+        "{} is on the base branch as {}, although it was {}: it stays there unless somebody \
+         reverts it.",
+        head(item),
+        short(commit),
+        item.stage.name().replace('_', " ")
+    )
+}
+
 /// An agent cannot reach its model.
 pub(super) fn unreachable(item: &Item, agent: &str, message: &str, until: DateTime<Utc>) -> String {
     let (message, until) = (message.trim().trim_end_matches('.'), until.format("%H:%M:%S UTC"));

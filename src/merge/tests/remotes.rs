@@ -73,7 +73,8 @@ fn commit_file(repo: &Path, file: &str) {
 
 #[tokio::test]
 async fn what_is_merged_is_on_the_remote_first() {
-    let scene = Scene::with_remote(&["test -e 1.txt"]);
+    let mut scene = Scene::with_remote(&["test -e 1.txt"]);
+    scene.config.merge.author = "The Team <team@example.org>".to_owned();
     scene.queue_files(&[(1, "1.txt"), (2, "2.txt")]).await;
     let (repo, remote) = (scene.repo(), scene.remote());
     let service = scene.service().await.watched(at_step(Step::Pushed, move |_nth| {
@@ -85,6 +86,9 @@ async fn what_is_merged_is_on_the_remote_first() {
     assert_eq!(scene.outcomes().await, (vec![1, 2], vec![]));
     assert_eq!(scene.remote_main(), scene.git(&["rev-parse", "main"]));
     assert_eq!(scene.git(&["rev-parse", "origin/main"]), scene.remote_main());
+    let authors = scene.git(&["log", "-2", "--format=%an <%ae>, %cn", "main"]);
+    let author = "The Team <team@example.org>, The Team";
+    assert_eq!(authors, format!("{author}\n{author}"), "as configured");
     assert_eq!(scene.git(&["status", "--porcelain"]), "");
 }
 
@@ -337,4 +341,66 @@ async fn in_a_project_with_pull_requests_what_conflicts_or_fails_is_given_back_f
         "{failed:?}"
     );
     assert!(scene.lines("opened").is_empty());
+}
+
+#[tokio::test]
+async fn a_protected_branch_stops_the_queue_instead_of_every_item_and_says_so_once() {
+    let scene = Scene::with_remote(&["echo $MUSHER_ITEMS >> {dir}/runs"]);
+    scene.hook("pre-receive", Some("echo 'main is protected' >&2; exit 1"));
+    let files: Vec<(i64, String)> = (1..=5).map(|item| (item, format!("{item}.txt"))).collect();
+    let files: Vec<(i64, &str)> = files.iter().map(|(item, file)| (*item, &file[..])).collect();
+    scene.queue_files(&files).await;
+    let service = scene.service().await;
+    let pause = scene.run_to_pause(service.clone()).await;
+    assert!(pause.reason.contains("refuses every push"), "{}", pause.reason);
+    assert!(pause.reason.contains("main is protected"), "{}", pause.reason);
+    assert_eq!(scene.lines("runs"), ["1 2 3 4 5", "1", "2"]);
+    let (merged, failed) = scene.outcomes().await;
+    assert_eq!((merged, failed.len()), (vec![], 1), "the first was blamed before the second spoke");
+    let told = async || {
+        let posted = scene.posted().await;
+        posted.iter().filter(|text| text.contains("stands still")).count()
+    };
+    assert_eq!(told().await, 1);
+    // Tried again, it is still so: nobody hears of it again, and no further item is blamed.
+    scene.store.write(|tx| merge_state::try_now(tx, &"shop".into())).await.unwrap();
+    let runs = async || scene.lines("runs").len() == 4 && scene.pause().await.unwrap().tries == 2;
+    scene.run_while(service.clone(), runs).await;
+    assert_eq!((told().await, scene.outcomes().await.1.len()), (1, 1));
+    scene.hook("pre-receive", None);
+    scene.store.write(|tx| merge_state::try_now(tx, &"shop".into())).await.unwrap();
+    scene.run_until(service, 5).await;
+    assert_eq!(scene.outcomes().await.0, [2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_pull_request_that_stays_open_is_brought_to_mind() {
+    let mut scene = Scene::with_pulls(&[]);
+    scene.config.merge.merge_age_warn_s = 3600;
+    scene.queue_files(&[(1, "1.txt")]).await;
+    let pull = merge_pulls::Pull {
+        item: ItemId(1),
+        branch: "item/1-work".to_owned(),
+        commit: scene.git(&["rev-parse", "item/1-work"]),
+        url: "https://forge.example.org/pulls/1".to_owned(),
+        seen: String::new(),
+    };
+    scene.store.write(move |tx| merge_pulls::put(tx, &"shop".into(), &pull)).await.unwrap();
+    let service = scene.service().await;
+    let look = async |hour: i64| {
+        let opened = scene.store.clock().millis() - hour * 3_600_000 - 1_000;
+        let backdate = move |tx: &Tx<'_>| {
+            tx.execute("UPDATE merge_pulls SET opened_at = ?1", [opened]).map_err(StoreError::from)
+        };
+        scene.store.write(backdate).await.unwrap();
+        service.look_around().await;
+        // Another server's looks find what was said.
+        scene.service().await.look_around().await;
+        scene.posted().await.len()
+    };
+    let counts = [look(23).await, look(24).await, look(47).await, look(48).await];
+    assert_eq!(counts, [0, 1, 1, 2]);
+    let posted = scene.posted().await;
+    assert!(posted[0].contains("has been open for 24 h 0 min"), "{posted:?}");
+    assert!(posted[0].contains("`move 1 coding`"), "{posted:?}");
 }

@@ -90,3 +90,32 @@ fn an_unknown_dependency_is_refused_and_nothing_changes() {
         })
         .unwrap();
 }
+
+#[test]
+fn a_pass_reads_indexes_and_not_the_board() {
+    let (_dir, store) = store();
+    let plan = |sql: &str| -> String {
+        store
+            .read_blocking(|conn| {
+                let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                let given = [&"coder" as &dyn rusqlite::ToSql; 2];
+                let count = statement.parameter_count();
+                let rows = statement.query_map(&given[..count], |row| row.get::<_, String>(3))?;
+                Ok::<_, StoreError>(rows.collect::<Result<Vec<_>, _>>()?.join("; "))
+            })
+            .unwrap()
+    };
+    let waiting = "SELECT id, project, agent, coder, moved_at FROM items
+                   WHERE wants = ?1 ORDER BY priority DESC, id";
+    let waiting = plan(waiting);
+    assert!(waiting.contains("USING COVERING INDEX items_waiting"), "{waiting}");
+    assert!(!waiting.contains("TEMP B-TREE"), "{waiting}");
+    for (sql, index) in [
+        ("SELECT * FROM items WHERE due = 1 ORDER BY priority DESC, id", "items_due"),
+        ("SELECT * FROM items WHERE claim IS NOT NULL", "items_claimed"),
+        ("SELECT * FROM items WHERE stage_name = ?1 AND moved_at <= ?2", "items_standing"),
+    ] {
+        let plan = plan(sql);
+        assert!(plan.contains(&format!("INDEX {index}")), "{sql}: {plan}");
+    }
+}

@@ -568,3 +568,26 @@ async fn what_an_agent_asks_is_posted_once() {
     bench.settle().await;
     assert_eq!(bench.heard(), ["text: **#1 Add a calculator**: coder-1: Postgres or SQLite?"]);
 }
+
+#[tokio::test]
+async fn work_that_lands_after_it_was_turned_down_is_told() {
+    let bench = Bench::new();
+    let id = bench.file(|_| {});
+    bench.worktree(id, Some("c0ffee11"), &[]);
+    bench.start(id);
+    bench.settle().await;
+    bench.report_done(id);
+    bench.settle().await;
+    // Its pull request is open: it stands in the queue, and is not being landed.
+    let ugly = StageEvent::Rejected { reason: "ugly".to_owned() };
+    bench.write(move |tx| apply(tx, id, &ugly, &person(), "no")).unwrap();
+    for _ in 0..2 {
+        bench.merge_answers(Event::Merged { item: id, commit: "f00dfeed".to_owned() });
+        bench.settle().await;
+    }
+    assert_eq!(bench.item(id).stage.name(), "rejected");
+    let heard = bench.heard();
+    let late: Vec<&String> = heard.iter().filter(|text| text.contains("f00dfeed")).collect();
+    assert_eq!(late.len(), 1, "{heard:#?}");
+    assert!(late[0].contains("although it was rejected"), "{late:?}");
+}

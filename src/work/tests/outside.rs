@@ -18,6 +18,10 @@ struct Outside {
 
 impl Outside {
     async fn with(gates: &[&str]) -> Self {
+        Self::configured(gates, "").await
+    }
+
+    async fn configured(gates: &[&str], more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let repository = dir.path().join("demo");
         std::fs::create_dir(&repository).unwrap();
@@ -26,7 +30,7 @@ impl Outside {
         git.init("main").await.unwrap();
         git.first_commit("main", "first", &Identity::parse("You <you@x>")).await.unwrap();
         let config = format!(
-            "{CONFIG}[[projects]]\nname = \"demo\"\npath = {repository:?}\ngates = {gates:?}\n"
+            "{CONFIG}[[projects]]\nname = \"demo\"\npath = {repository:?}\ngates = {gates:?}\n{more}"
         );
         let config: Arc<Config> = Arc::new(toml::from_str(&config).unwrap());
         let store = Store::open(&dir.path().join("data"), Clock::system()).unwrap();
@@ -195,4 +199,14 @@ async fn what_passing_gates_leave_behind_is_no_work_to_be_saved_and_anything_els
         assert!(!here.exists());
         assert!(kept.branch.is_some(), "its commit is not on the base yet");
     }
+}
+
+#[tokio::test]
+async fn a_gate_in_the_worktree_has_its_time_and_no_more() {
+    let outside = Outside::configured(&["sleep 60"], "[merge]\ngate_timeout_s = 1\n").await;
+    let here = outside.worktree().await;
+    outside.run(&here, &format!("echo 4 > sum && {COMMIT}")).await;
+    let commit = outside.look().await.commit.unwrap();
+    let failed = outside.gates(&commit).await.unwrap().failed.unwrap();
+    assert_eq!(failed.words, "the gate `sleep 60` ran out of time after 1 s");
 }

@@ -235,3 +235,19 @@ async fn an_item_put_into_review_by_hand_is_asked_about_as_well() {
     bench.settle().await;
     assert_eq!(bench.states(), [RequestState::Answered, RequestState::Open]);
 }
+
+#[tokio::test]
+async fn a_verdict_for_which_nobody_can_be_asked_is_noted() {
+    let bench = Bench::new();
+    bench.write(|tx| Ok(tx.execute("DELETE FROM rooms", [])?)).unwrap();
+    let id = bench.file(|new| new.qa = Some(QaMode::Human));
+    bench.worktree(id, Some("c0ffee11"), &[]);
+    bench.start(id);
+    bench.settle().await;
+    bench.report_done(id);
+    bench.settle().await;
+    assert_eq!(bench.item(id).stage.name(), "review_hold");
+    let noted = bench.decided(id, What::PutOff);
+    assert_eq!(noted.len(), 1, "once, however often it is looked at");
+    assert!(noted[0].why.contains("invite the bot to a room"), "{}", noted[0].why);
+}
