@@ -492,7 +492,7 @@ pub struct AgentConfig {
     pub role: Role,
     /// How it is run.
     pub runtime: RuntimeKind,
-    /// The program; default: the runtime's usual one, found on the PATH.
+    /// The program; default: the runtime's usual one, found on the PATH. For `acp` with arguments.
     #[serde(default)]
     pub command: Option<String>,
     /// The model; default: the runtime's own, for `api` the coordinator's.

@@ -67,6 +67,17 @@ async fn a_story_becomes_a_commit_by_codex() {
 }
 
 #[tokio::test]
+async fn a_story_becomes_a_commit_by_an_agent_behind_the_agent_client_protocol() {
+    let mut scene = Scene::with(|musher| {
+        musher.acp_agent("coder-1");
+    })
+    .await;
+    from_command_to_merge(&mut scene).await;
+    assert!(!scene.model.claude_requests().is_empty(), "the agent did the work");
+    assert!(scene.model.own_requests().is_empty(), "no model is asked for a command");
+}
+
+#[tokio::test]
 async fn a_story_becomes_a_commit_by_the_built_in_agent() {
     let mut scene = Scene::with(|musher| {
         musher.built_in_agent("coder-1");

@@ -6,19 +6,12 @@
 use super::client::{Client, print};
 use super::failure::Failure;
 use super::request::Call;
+use crate::agents::runtime::mcp::{self, Asked, INTERNAL_ERROR, PARSE_ERROR};
+use crate::llm::tools::{ToolOutcome, ToolSpec};
 use crate::model::ids::AgentName;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::io::BufRead;
 use std::path::Path;
-
-/// The protocol's version that is offered when the client names none.
-const PROTOCOL: &str = "2025-06-18";
-/// JSON-RPC: there is no such method.
-const METHOD_NOT_FOUND: i64 = -32601;
-/// JSON-RPC: the line is no request.
-const PARSE_ERROR: i64 = -32700;
-/// JSON-RPC: the server failed.
-const INTERNAL_ERROR: i64 = -32603;
 
 /// Answers until stdin ends.
 pub fn serve(given: Option<&Path>, agent: &str) -> Result<u8, Failure> {
@@ -31,7 +24,7 @@ pub fn serve(given: Option<&Path>, agent: &str) -> Result<u8, Failure> {
         }
         let answer = match serde_json::from_str::<Value>(&line) {
             Ok(message) => answer(&mut client, &agent, &message),
-            Err(error) => Some(failed(&Value::Null, PARSE_ERROR, &error.to_string())),
+            Err(error) => Some(mcp::failed(&Value::Null, PARSE_ERROR, &error.to_string())),
         };
         if let Some(answer) = answer {
             print(&format!("{answer}\n"))?;
@@ -42,66 +35,43 @@ pub fn serve(given: Option<&Path>, agent: &str) -> Result<u8, Failure> {
 
 /// The answer to one message; `None` for a notification.
 fn answer(client: &mut Client, agent: &AgentName, message: &Value) -> Option<Value> {
-    let id = message.get("id").filter(|id| !id.is_null())?;
-    let params = &message["params"];
-    let outcome = match message["method"].as_str().unwrap_or("") {
-        "initialize" => Ok(json!({
-            "protocolVersion": params["protocolVersion"].as_str().unwrap_or(PROTOCOL),
-            "capabilities": { "tools": {} },
-            "serverInfo": { "name": "musher", "version": crate::version::version() },
-        })),
-        "ping" => Ok(json!({})),
-        "tools/list" => list(client, agent),
-        "tools/call" => call(client, agent, id, params),
-        method => return Some(failed(id, METHOD_NOT_FOUND, &format!("no method {method}"))),
-    };
-    Some(match outcome {
-        Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
-        Err(failure) => failed(id, INTERNAL_ERROR, &failure.to_string()),
+    let id = &message["id"];
+    Some(match mcp::read(message) {
+        Asked::Nothing => return None,
+        Asked::Known(answer) => answer,
+        Asked::List => match client.call(Call::Tools { agent: agent.clone() }) {
+            Ok(found) => mcp::listed(id, &specs(&found)),
+            Err(failure) => mcp::failed(id, INTERNAL_ERROR, &failure.to_string()),
+        },
+        Asked::Call { name, arguments, model_id } => {
+            // Unique over the processes that serve one turn; the client's ids begin anew in each.
+            let own = || format!("mcp-{}-{id}", std::process::id());
+            let call = Call::Tool {
+                agent: agent.clone(),
+                id: model_id.unwrap_or_else(own),
+                name,
+                arguments,
+            };
+            let outcome = match client.call(call) {
+                Ok(outcome) => ToolOutcome {
+                    text: outcome["text"].as_str().unwrap_or_default().to_owned(),
+                    is_error: outcome["is_error"].as_bool().unwrap_or(false),
+                },
+                Err(failure) => ToolOutcome::error(failure.to_string()),
+            };
+            mcp::called(id, &outcome)
+        }
     })
 }
 
-fn failed(id: &Value, code: i64, message: &str) -> Value {
-    json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } })
-}
-
-fn list(client: &mut Client, agent: &AgentName) -> Result<Value, Failure> {
-    let found = client.call(Call::Tools { agent: agent.clone() })?;
-    let tools: Vec<Value> = found["tools"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|tool| {
-            json!({
-                "name": tool["name"],
-                "description": tool["description"],
-                "inputSchema": tool["schema"],
-            })
+fn specs(found: &Value) -> Vec<ToolSpec> {
+    let tools = found["tools"].as_array().into_iter().flatten();
+    let text = |tool: &Value, key: &str| tool[key].as_str().unwrap_or_default().to_owned();
+    tools
+        .map(|tool| ToolSpec {
+            name: text(tool, "name"),
+            description: text(tool, "description"),
+            schema: tool["schema"].clone(),
         })
-        .collect();
-    Ok(json!({ "tools": tools }))
-}
-
-fn call(
-    client: &mut Client,
-    agent: &AgentName,
-    id: &Value,
-    params: &Value,
-) -> Result<Value, Failure> {
-    let call = Call::Tool {
-        agent: agent.clone(),
-        // Unique over the processes that serve one turn; the client's ids begin anew in each.
-        id: format!("mcp-{}-{id}", std::process::id()),
-        name: params["name"].as_str().unwrap_or("").to_owned(),
-        arguments: params.get("arguments").cloned().unwrap_or_else(|| json!({})),
-    };
-    // A refusal is for the model to read, not a failure of the protocol.
-    let (text, is_error) = match client.call(call) {
-        Ok(outcome) => (
-            outcome["text"].as_str().unwrap_or("").to_owned(),
-            outcome["is_error"].as_bool().unwrap_or(false),
-        ),
-        Err(failure) => (failure.to_string(), true),
-    };
-    Ok(json!({ "content": [{ "type": "text", "text": text }], "isError": is_error }))
+        .collect()
 }

@@ -327,7 +327,7 @@ fn check_agents(check: &mut Check<'_>, agents: &[AgentConfig]) {
             agent.runtime != RuntimeKind::Acp || agent.command.is_some(),
             at!["agents", position, "command"],
             "the runtime acp needs a program",
-            "set command to the program that speaks the protocol",
+            "set command to the program that speaks the protocol, such as \"claude-agent-acp\"",
         );
         for (number, variable) in agent.env.iter().enumerate() {
             let place = at!["agents", position, "env", number];
@@ -366,13 +366,6 @@ pub fn warnings(config: &Config) -> Vec<String> {
         out.push("there are no [[agents]]: nobody can work on an item".to_owned());
     }
     for agent in &config.agents {
-        if matches!(agent.runtime, RuntimeKind::Codex | RuntimeKind::Acp) {
-            out.push(format!(
-                "agent {}: the runtime {} is not built into this version; use claude-code or api",
-                agent.name,
-                agent.runtime.as_str()
-            ));
-        }
         for project in &agent.projects {
             if !config.projects.iter().any(|known| known.name == *project) {
                 out.push(format!(

@@ -182,6 +182,14 @@ impl Musher {
         }))
     }
 
+    /// Adds an agent that runs Claude behind the Agent Client Protocol, likewise.
+    pub fn acp_agent(&mut self, name: &str) -> &mut Self {
+        self.agent(json!({
+            "name": name, "role": "coder", "runtime": "acp", "command": "claude-agent-acp",
+            "permissions": "auto", "env": ["ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"],
+        }))
+    }
+
     /// Adds an agent that runs in Musher itself.
     pub fn built_in_agent(&mut self, name: &str) -> &mut Self {
         self.agent(json!({"name": name, "role": "coder", "runtime": "api", "permissions": "auto"}))

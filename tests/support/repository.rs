@@ -22,7 +22,12 @@ impl Repository {
 
     /// A repository whose gate is this shell script.
     pub fn with_gate(name: &str, script: &str) -> Self {
-        let directory = tempfile::Builder::new().prefix("musher-repo-").tempdir().unwrap();
+        Self::placed(name, script, &std::env::temp_dir())
+    }
+
+    /// As [`Repository::with_gate`], below another directory than the system's for temporary files.
+    pub fn placed(name: &str, script: &str, parent: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("musher-repo-").tempdir_in(parent).unwrap();
         let path = directory.path().join(name);
         std::fs::create_dir(&path).unwrap();
         let repository = Self { name: name.to_owned(), path, _directory: directory };

@@ -5,15 +5,20 @@
 //! by its id. A turn is over when [`RuntimeEvent::TurnEnd`] says so, and a session when
 //! [`RuntimeEvent::Exited`] does, which is always its last event.
 
+pub mod acp;
 pub mod api;
 pub mod claude_code;
 pub mod codex;
 mod in_process;
 mod local;
+pub mod mcp;
+mod mcp_http;
 mod probe;
 pub mod replay;
 mod rpc;
 mod shown;
+#[cfg(test)]
+mod testing;
 
 pub use probe::{ProbeError, ProbeReport, probe};
 
@@ -396,6 +401,7 @@ pub(super) fn built_in(store: &Store, config: &Arc<Config>) -> Vec<Arc<dyn Runti
     vec![
         Arc::new(claude_code::ClaudeCode),
         Arc::new(codex::Codex),
+        Arc::new(acp::Acp::default()),
         Arc::new(api::Api::new(store.clone(), Arc::clone(config))),
         Arc::new(replay::Replay::new(store.clone())),
     ]

@@ -1,9 +1,12 @@
 //! Whether a runtime can be used here, and whether its version was tested.
 
-use crate::agents::process::{base_env, find_program};
+use super::acp::program_and_arguments;
+use super::shown;
+use crate::agents::process::{Line, LineReader, base_env, find_program};
 use crate::config::RuntimeKind;
 use std::process::Stdio;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// How long `--version` may take.
@@ -69,7 +72,7 @@ pub enum ProbeError {
         why: String,
     },
     /// This build has no such runtime.
-    #[error("the runtime {0} is not built in yet: use claude-code, codex, api or replay")]
+    #[error("the runtime {0} is not built in yet: use claude-code, codex, acp, api or replay")]
     NotBuiltIn(&'static str),
 }
 
@@ -81,8 +84,89 @@ pub async fn probe(kind: RuntimeKind, command: Option<&str>) -> Result<ProbeRepo
         RuntimeKind::Api | RuntimeKind::Replay => {
             Ok(ProbeReport { version: crate::version::version().to_owned(), warning: None })
         }
-        RuntimeKind::Acp => Err(ProbeError::NotBuiltIn(kind.as_str())),
+        RuntimeKind::Acp => acp(command).await,
     }
+}
+
+/// The agents whose protocol was tested: name, from, and below.
+const ACP_TESTED: &[(&str, &str, &str)] =
+    &[("@agentclientprotocol/claude-agent-acp", "0.100.0", "0.101.0")];
+
+/// Starts an agent, hears who it is, and ends it.
+async fn acp(command: Option<&str>) -> Result<ProbeReport, ProbeError> {
+    let (program, arguments) = program_and_arguments(command);
+    let path = find_program(&program).ok_or_else(|| ProbeError::NotInstalled {
+        program: format!("the agent's program `{program}`"),
+        remedy: "install it, or set `command` of the agent to a program that speaks the Agent \
+                 Client Protocol"
+            .to_owned(),
+    })?;
+    let broken = |why: String| ProbeError::Broken { program: path.display().to_string(), why };
+    let mut child = Command::new(&path)
+        .args(arguments)
+        .env_clear()
+        .envs(base_env(&[]))
+        .env("DISABLE_AUTOUPDATER", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| broken(error.to_string()))?;
+    let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(broken("it has no pipes".to_owned()));
+    };
+    let exchange = async {
+        let hello = serde_json::json!({
+            "jsonrpc": "2.0", "id": 0, "method": "initialize",
+            "params": {"protocolVersion": 1, "clientCapabilities": {}},
+        });
+        stdin
+            .write_all(format!("{hello}\n").as_bytes())
+            .await
+            .map_err(|error| error.to_string())?;
+        let mut lines = LineReader::new(stdout);
+        loop {
+            match lines.next().await {
+                Ok(Line::Text(line)) => {
+                    let answer: serde_json::Value = serde_json::from_str(&line)
+                        .map_err(|_error| format!("it said {:?}", shown::one_line(&line)))?;
+                    if answer["id"] == 0 {
+                        return Ok(answer["result"].clone());
+                    }
+                }
+                _ended => return Err("it ended without an answer to `initialize`".to_owned()),
+            }
+        }
+    };
+    let answer = tokio::time::timeout(PROBE_TIMEOUT, exchange)
+        .await
+        .map_err(|_elapsed| broken("`initialize` was not answered".to_owned()))?
+        .map_err(broken)?;
+    // Its stdin is closed: it ends, or is killed when dropped.
+    introduced(&answer).map_err(broken)
+}
+
+fn introduced(answer: &serde_json::Value) -> Result<ProbeReport, String> {
+    if answer["protocolVersion"] != 1 {
+        let theirs = &answer["protocolVersion"];
+        return Err(format!("it speaks version {theirs} of the protocol, this Musher version 1"));
+    }
+    let info = &answer["agentInfo"];
+    let (name, version) = (shown::text(info, "name"), shown::text(info, "version"));
+    let name = if name.is_empty() { "an agent without a name".to_owned() } else { name };
+    let tested = ACP_TESTED.iter().find(|(known, ..)| *known == name);
+    let fits = tested.is_some_and(|(_, from, below)| {
+        parse(&version) >= parse(from) && parse(&version) < parse(below)
+    });
+    let warning = (!fits).then(|| match tested {
+        Some((_, from, below)) => format!(
+            "{name} {version} was not tested with this version of Musher (tested: {from} up to, \
+             but not, {below}); if agents fail, run `npm install -g {name}@{from}`"
+        ),
+        None => format!("{name} {version} was not tested with this version of Musher"),
+    });
+    Ok(ProbeReport { version: format!("{name} {version}").trim().to_owned(), warning })
 }
 
 async fn version_of(cli: &Cli, command: Option<&str>) -> Result<ProbeReport, ProbeError> {
@@ -148,11 +232,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_agent_of_another_protocol_is_refused_and_an_unknown_one_is_named() {
+        let says = |version: u64, name: &str, number: &str| {
+            introduced(&serde_json::json!({
+                "protocolVersion": version, "agentInfo": {"name": name, "version": number},
+            }))
+        };
+        let (known, from, below) = ACP_TESTED[0];
+        assert_eq!(says(1, known, from).unwrap().warning, None);
+        assert!(says(1, known, below).unwrap().warning.unwrap().contains("npm install"));
+        assert!(says(1, "other", "1.0.0").unwrap().warning.unwrap().contains("not tested"));
+        assert!(says(2, known, from).unwrap_err().contains("version 2"));
+    }
+
     #[tokio::test]
     async fn a_missing_program_is_said_with_what_to_do() {
-        for kind in [RuntimeKind::ClaudeCode, RuntimeKind::Codex] {
+        for kind in [RuntimeKind::ClaudeCode, RuntimeKind::Codex, RuntimeKind::Acp] {
             let error = probe(kind, Some("no-such-program")).await.unwrap_err();
-            assert!(error.to_string().contains("is not installed: run `npm install"), "{error}");
+            assert!(error.to_string().contains("is not installed: "), "{error}");
         }
     }
 }

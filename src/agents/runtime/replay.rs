@@ -101,7 +101,7 @@ impl Runtime for Replay {
     }
 
     fn caps(&self) -> Caps {
-        Caps { steer: false, approve: true, resume: true, cost: false }
+        Caps { steer: true, approve: true, resume: true, cost: false }
     }
 
     async fn spawn(

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::Request;
 use super::reply::{Block, Reply};
 
-/// What Codex itself says in the person's name: its surroundings, and that a turn was cut off.
-const NOT_A_PERSON: [&str; 2] = ["<environment_context>", "<turn_aborted>"];
+/// What is said in the person's name and is not theirs: Codex tells of its surroundings and of a
+/// turn that was cut off, Musher why something was refused.
+const NOT_A_PERSON: [&str; 3] = ["<environment_context>", "<turn_aborted>", "(Musher: "];
 
 /// The `input` of a request as the messages of a chat, so that stories ask every wire the same.
 pub(super) fn messages(input: &Value) -> Vec<Value> {

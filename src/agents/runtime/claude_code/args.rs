@@ -1,7 +1,7 @@
 //! How the CLI is called.
 
 use super::super::SpawnSpec;
-use super::mcp::SERVER;
+use super::super::mcp::SERVER;
 use crate::model::agent::Role;
 use std::collections::BTreeMap;
 use uuid::Uuid;

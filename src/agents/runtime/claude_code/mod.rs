@@ -15,7 +15,6 @@
 //! message and saying so leaves it unconfirmed: the runner sends it again after a resume.
 
 mod args;
-mod mcp;
 mod session;
 mod wire;
 

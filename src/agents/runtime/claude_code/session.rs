@@ -1,11 +1,11 @@
 //! A running CLI: a task that reads, a task that writes, and the calls between them.
 
+use super::super::mcp;
 use super::super::shown::died;
 use super::super::{
     Answer, Delivery, InterruptOutcome, RequestId, RuntimeEvent, SendError, Session, SpawnSpec,
     Stale, TurnOutcome, UserMessage,
 };
-use super::mcp;
 use super::wire::{self, Block, Native, TurnReport};
 use crate::agents::permission::Decision;
 use crate::agents::process::{AgentProcess, ExitReport, Ladder, Line, LineReader, Stdin};
@@ -394,7 +394,13 @@ impl Reader {
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move {
                     let message = request.get("message").unwrap_or(&Value::Null);
-                    let answer = mcp::answer(&shared.spec.tools, message).await;
+                    // JSON-RPC ids restart with the process.
+                    let (tools, id_) = (&shared.spec.tools, message["id"].clone());
+                    let name = || format!("t{}-{id_}", tools.turn());
+                    let answer = mcp::answer(tools, message, name).await;
+                    // This channel wants an answer to notifications, too.
+                    let nothing = || json!({"jsonrpc": "2.0", "id": 0, "result": {}});
+                    let answer = answer.unwrap_or_else(nothing);
                     shared.respond(&id, json!({"mcp_response": answer})).await;
                 });
             }

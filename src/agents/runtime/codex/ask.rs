@@ -6,6 +6,9 @@ use crate::agents::permission::{Decision, Policy};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
+/// What a command is called that is to run outside of the sandbox.
+const OUTSIDE: &str = "Bash outside of the sandbox";
+
 /// How a request for approval is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -82,7 +85,9 @@ impl Calls {
             Decision::Allow if special => Decision::Ask,
             decision @ (Decision::Allow | Decision::Deny(_) | Decision::Ask) => decision,
         };
-        Question { tool: SHELL.to_owned(), input, decision }
+        // By another name, so that nothing that was allowed inside covers it.
+        let tool = if special { OUTSIDE } else { SHELL };
+        Question { tool: tool.to_owned(), input, decision }
     }
 
     /// A patch: the least that the policy allows for any of its files.
