@@ -7,10 +7,14 @@
 //! who writes waits, so nothing is lost and nothing is done twice. Who cannot wait (the command
 //! line, a program that is ending) gets [`StoreError::Unwritable`] instead.
 //!
-//! **Known limit.** A statement whose failure made SQLite undo the whole transaction is repeated
-//! with the rest; after [`LOSSES_MAX`] times, on a disk with room, it is its own fault.
+//! **One by one.** When a group fails a second time, or a statement of one of its closures had
+//! SQLite undo the whole transaction, each is committed alone: what is small gets through where
+//! something large does not, and only the large one goes on waiting.
+//!
+//! **Known limit.** A closure whose own statement fails again and again while others are written is
+//! its own fault: after `LOSSES_MAX` times, on a disk with room, it is told so.
 
-use super::{Shared, StoreError, Tx, hold};
+use super::{Shared, StoreError, Tx, Writer, hold};
 use crate::clock::Clock;
 use rusqlite::{Connection, ErrorCode};
 use std::collections::HashSet;
@@ -30,11 +34,16 @@ const AGAIN_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait before closures are run again.
 const AGAIN_MAX: Duration = Duration::from_secs(2);
 
-/// How often a closure may have the whole transaction undone before it fails alone.
-const LOSSES_MAX: u32 = 5;
+/// How often a closure's own statement may fail, each time while others were written, before it is
+/// given up.
+pub(super) const LOSSES_MAX: u32 = 5;
 
 /// Below this a disk counts as full.
 const FULL_BYTES: u64 = 1 << 20;
+
+/// Whether a test has a commit fail as on a full disk.
+#[cfg(test)]
+pub(super) type Refuses = fn(&Connection) -> bool;
 
 /// A closure to run in the next group; it is answered when the group is on disk.
 pub(super) trait Job: Send {
@@ -46,7 +55,7 @@ pub(super) trait Job: Send {
     fn failed(self: Box<Self>, why: &str);
     /// Whether its caller waits for as long as it takes.
     fn is_patient(&self) -> bool;
-    /// Counts a transaction that was undone under it.
+    /// Counts that it failed by its own statement while others were written.
     fn lose(&mut self) -> u32;
 }
 
@@ -127,10 +136,25 @@ fn in_savepoint<T, E: From<StoreError>>(
     }
 }
 
-/// Since when nothing can be written, and why.
+/// Since when something cannot be written, and why.
 pub(super) struct Fault {
     since: Instant,
-    pub(super) why: String,
+    why: String,
+    /// Whether closures are committed one by one by now.
+    alone: bool,
+    /// Whether the last closure that was new got through alone.
+    partly: bool,
+    /// How many got through since those that did not were tried last.
+    written: usize,
+    /// What does not get through even alone.
+    stuck: Vec<Box<dyn Job>>,
+}
+
+impl Fault {
+    /// Why nothing can be written; `None` while only something large cannot.
+    pub(super) fn of_all(&self) -> Option<String> {
+        (!self.partly).then(|| self.why.clone())
+    }
 }
 
 /// A group that is not on disk.
@@ -194,6 +218,16 @@ fn words(dir: &Path, why: &Why) -> String {
     }
 }
 
+/// How to go about what is queued.
+enum Manner {
+    /// In groups.
+    Together,
+    /// One by one.
+    Alone,
+    /// Not now: those who cannot wait are told.
+    Later,
+}
+
 impl Shared {
     /// Commits what is queued. Whoever holds the writer works for all who wait.
     ///
@@ -201,8 +235,15 @@ impl Shared {
     pub(super) fn drain(self: &Arc<Self>, mut again: bool) {
         loop {
             let mut writer = hold(&self.writer);
-            if !again && self.tell_impatient() {
-                return;
+            match self.manner(again) {
+                Manner::Together => {}
+                Manner::Alone => {
+                    if let Some(writer) = writer.as_mut() {
+                        self.drain_alone(writer, again);
+                    }
+                    return;
+                }
+                Manner::Later => return self.tell_impatient(),
             }
             let group: Vec<Box<dyn Job>> = {
                 let mut queue = hold(&self.queue);
@@ -216,7 +257,7 @@ impl Shared {
                 // Closed: dropping the jobs drops their answers, which says so to the callers.
                 return;
             };
-            match self.commit(&writer.conn, group) {
+            match self.commit(&writer.conn, group, true) {
                 Ok(()) => {
                     let touched = std::mem::take(&mut *hold(&writer.touched));
                     self.hint(&touched);
@@ -233,8 +274,80 @@ impl Shared {
         }
     }
 
-    /// Runs a group in one transaction and answers its callers, or hands it back undone.
-    fn commit(&self, conn: &Connection, mut jobs: Vec<Box<dyn Job>>) -> Result<(), Undone> {
+    /// How to go about what is queued.
+    fn manner(&self, again: bool) -> Manner {
+        match hold(&self.fault).as_ref() {
+            None => Manner::Together,
+            Some(fault) if fault.alone && (again || fault.partly) => Manner::Alone,
+            Some(_) if again => Manner::Together,
+            Some(_) => Manner::Later,
+        }
+    }
+
+    /// Commits what is queued one by one, and after it, when it is tried `again`, what did not get
+    /// through before.
+    fn drain_alone(&self, writer: &mut Writer, again: bool) {
+        let mut jobs = std::mem::take(&mut *hold(&self.queue));
+        let first_old = jobs.len();
+        if (again || self.hurry.load(Ordering::Relaxed))
+            && let Some(fault) = hold(&self.fault).as_mut()
+        {
+            jobs.extend(fault.stuck.drain(..));
+        }
+        let mut position = 0;
+        while let Some(job) = jobs.pop_front() {
+            let is_new = position < first_old;
+            position += 1;
+            let last = jobs.is_empty()
+                && hold(&self.fault).as_ref().is_none_or(|fault| fault.stuck.is_empty());
+            let outcome = self.commit(&writer.conn, vec![job], last);
+            let touched = std::mem::take(&mut *hold(&writer.touched));
+            if outcome.is_ok() {
+                self.hint(&touched);
+            }
+            if let Some(fault) = hold(&self.fault).as_mut() {
+                fault.written += usize::from(outcome.is_ok());
+                if is_new {
+                    fault.partly = outcome.is_ok();
+                }
+            }
+            if let Err(undone) = outcome {
+                self.set_aside(undone);
+            }
+        }
+        if let Some(fault) = hold(&self.fault).as_mut()
+            && again
+        {
+            fault.written = 0;
+        }
+    }
+
+    /// Keeps a closure that did not get through alone, if it waits and may get through later.
+    fn set_aside(&self, undone: Undone) {
+        let text = words(&self.data_dir, &undone.why);
+        let hurry = self.hurry.load(Ordering::Relaxed);
+        let others = hold(&self.fault).as_ref().is_some_and(|fault| fault.written > 0);
+        for mut job in undone.jobs {
+            let hopeless = match &undone.why {
+                Why::Commit(error) => !may_pass(error),
+                Why::Statement(_) => others && job.lose() >= LOSSES_MAX && !is_full(&self.data_dir),
+            };
+            let waits = job.is_patient() && !hurry && !hopeless;
+            match hold(&self.fault).as_mut() {
+                Some(fault) if waits => fault.stuck.push(job),
+                Some(_) | None => job.failed(&text),
+            }
+        }
+    }
+
+    /// Runs a group in one transaction and answers its callers, or hands it back undone. `last`:
+    /// nothing else waits to be written.
+    fn commit(
+        &self,
+        conn: &Connection,
+        mut jobs: Vec<Box<dyn Job>>,
+        last: bool,
+    ) -> Result<(), Undone> {
         if let Err(error) = conn.execute_batch("BEGIN IMMEDIATE") {
             return Err(Undone { jobs, why: Why::Commit(error) });
         }
@@ -246,7 +359,17 @@ impl Shared {
                 return Err(Undone { jobs, why: Why::Statement(index) });
             }
         }
-        if let Err(error) = conn.execute_batch("COMMIT") {
+        #[cfg(test)]
+        let refused = hold(&self.refuse_commit).as_ref().is_some_and(|refuses| refuses(conn));
+        #[cfg(not(test))]
+        let refused = false;
+        let committed = if refused {
+            let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+            Err(rusqlite::Error::SqliteFailure(full, None))
+        } else {
+            conn.execute_batch("COMMIT")
+        };
+        if let Err(error) = committed {
             if !conn.is_autocommit() {
                 // Nothing of it stands either way: the next BEGIN would fail.
                 let _ = conn.execute_batch("ROLLBACK");
@@ -254,7 +377,9 @@ impl Shared {
             return Err(Undone { jobs, why: Why::Commit(error) });
         }
         // Before the callers go on: they may ask how the store is.
-        self.recovered();
+        if last {
+            self.recovered();
+        }
         for job in jobs {
             job.done();
         }
@@ -265,6 +390,7 @@ impl Shared {
     fn take_back(self: &Arc<Self>, undone: Undone) {
         let text = words(&self.data_dir, &undone.why);
         let Undone { mut jobs, why } = undone;
+        let by_statement = matches!(why, Why::Statement(_));
         match why {
             Why::Commit(error) if !may_pass(&error) => {
                 tracing::error!(%error, "cannot commit");
@@ -273,13 +399,9 @@ impl Shared {
             }
             Why::Commit(_) => {}
             Why::Statement(index) => {
-                let mut culprit = jobs.remove(index);
-                if culprit.lose() >= LOSSES_MAX && !is_full(&self.data_dir) {
-                    culprit.failed(&text);
-                } else {
-                    // The others first: perhaps it is the only one that cannot be written.
-                    jobs.push(culprit);
-                }
+                // The others first: perhaps it is the only one that cannot be written.
+                let culprit = jobs.remove(index);
+                jobs.push(culprit);
             }
         }
         let hurry = self.hurry.load(Ordering::Relaxed);
@@ -295,9 +417,18 @@ impl Shared {
         }
         drop(queue);
         let mut fault = hold(&self.fault);
-        if fault.is_none() {
+        if let Some(fault) = fault.as_mut() {
+            fault.alone = true;
+        } else {
             tracing::error!("{text}. What is to be written waits until it can be");
-            *fault = Some(Fault { since: Instant::now(), why: text });
+            *fault = Some(Fault {
+                since: Instant::now(),
+                why: text,
+                alone: by_statement,
+                partly: false,
+                written: 0,
+                stuck: vec![],
+            });
             let weak = Arc::downgrade(self);
             let spawned = std::thread::Builder::new()
                 .name("store-again".to_owned())
@@ -310,17 +441,19 @@ impl Shared {
         }
     }
 
-    /// While nothing can be written: tells those who do not wait, and says so.
-    fn tell_impatient(&self) -> bool {
-        let fault = hold(&self.fault);
-        let Some(fault) = fault.as_ref() else { return false };
+    /// While nothing can be written: tells those who do not wait.
+    fn tell_impatient(&self) {
+        let mut fault = hold(&self.fault);
+        let Some(fault) = fault.as_mut() else { return };
         let hurry = self.hurry.load(Ordering::Relaxed);
         let jobs = std::mem::take(&mut *hold(&self.queue));
-        let (kept, told): (Vec<_>, Vec<_>) =
+        let (kept, mut told): (Vec<_>, Vec<_>) =
             jobs.into_iter().partition(|job| job.is_patient() && !hurry);
         hold(&self.queue).extend(kept);
+        if hurry {
+            told.append(&mut fault.stuck);
+        }
         told.into_iter().for_each(|job| job.failed(&fault.why));
-        true
     }
 
     fn recovered(&self) {
@@ -338,14 +471,16 @@ fn try_again(shared: &Weak<Shared>) {
         std::thread::sleep(wait);
         wait = (wait * 2).min(AGAIN_MAX);
         let Some(shared) = shared.upgrade() else { return };
-        if hold(&shared.queue).is_empty() {
-            // Nobody waits any more: the next to write will see.
-            hold(&shared.fault).take();
-        }
         shared.drain(true);
-        if hold(&shared.fault).is_none() {
+        let writing = hold(&shared.writer);
+        let mut fault = hold(&shared.fault);
+        let waits = fault.as_ref().is_some_and(|fault| !fault.stuck.is_empty());
+        if !waits && hold(&shared.queue).is_empty() {
+            // Nobody waits any more: the next to write will see.
+            fault.take();
             return;
         }
+        drop((fault, writing));
     }
 }
 

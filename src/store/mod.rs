@@ -7,7 +7,7 @@
 //! commit), each in a savepoint of its own, so that one that fails takes nobody with it.
 //!
 //! **Durable.** `synchronous = FULL`: when [`Store::write`] has answered, a power cut does not
-//! lose it. A disk that is full makes writers wait, not fail ([`group`]).
+//! lose it. A disk that is full makes writers wait, not fail (`group`).
 //!
 //! **Hints.** Each commit raises a counter for every table it touched. A service reads its rows,
 //! works, and waits with [`Changes::changed`] for the next hint or its own tick. A missed hint
@@ -133,6 +133,9 @@ struct Shared {
     /// Whether nobody waits any more for what cannot be written.
     hurry: AtomicBool,
     readers: Mutex<Vec<Connection>>,
+    /// Which commits a test has fail as on a full disk.
+    #[cfg(test)]
+    refuse_commit: Mutex<Option<group::Refuses>>,
     changes: Mutex<HashMap<String, watch::Sender<u64>>>,
 }
 
@@ -172,6 +175,8 @@ impl Store {
             fault: Mutex::default(),
             hurry: AtomicBool::new(false),
             readers: Mutex::default(),
+            #[cfg(test)]
+            refuse_commit: Mutex::default(),
             changes: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -234,9 +239,10 @@ impl Store {
         answer.blocking_recv().unwrap_or_else(|_closed| Err(StoreError::Closed.into()))
     }
 
-    /// Why nothing can be written at the moment, if so, and what to do.
+    /// Why nothing can be written at the moment, if so, and what to do. While only something large
+    /// cannot be written this is `None`.
     pub fn fault(&self) -> Option<String> {
-        hold(&self.shared.fault).as_ref().map(|fault| fault.why.clone())
+        hold(&self.shared.fault).as_ref().and_then(Fault::of_all)
     }
 
     /// Whether there is room for more: what others keep beside the database does not wait.

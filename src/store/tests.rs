@@ -170,3 +170,103 @@ async fn a_commit_that_is_refused_for_good_is_told_and_holds_up_nobody() {
     store.write(|tx| put(tx, "k")).await.unwrap();
     assert_eq!(count(&store).await, 1);
 }
+
+/// Writes small rows until `done`; each must get through. Returns how many there were.
+async fn write_small_until(store: &Store, done: impl Fn() -> bool) -> i64 {
+    let patience = std::time::Duration::from_secs(60);
+    let writes = async {
+        let mut number = 0;
+        while !done() {
+            let key = format!("small{number}");
+            store.write(move |tx| put(tx, &key)).await.unwrap();
+            number += 1;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        number
+    };
+    tokio::time::timeout(patience, writes).await.expect("it comes to an end")
+}
+
+#[tokio::test]
+async fn what_is_too_large_by_itself_is_given_up_while_others_are_written() {
+    let (_dir, store) = store();
+    let pages: i64 = store
+        .read(|conn| {
+            Ok::<_, StoreError>(conn.pragma_query_value(None, "page_count", |r| r.get(0))?)
+        })
+        .await
+        .unwrap();
+    limit_pages(&store, pages + 20);
+    let large = tokio::spawn({
+        let store = store.clone();
+        async move { store.write(|tx| put_big(tx, "big")).await }
+    });
+    until_faulty(&store).await;
+    let small = write_small_until(&store, || large.is_finished()).await;
+    let told = large.await.unwrap();
+    assert!(matches!(&told, Err(StoreError::Unwritable(_))), "{told:?}");
+    assert_eq!(store.fault(), None);
+    assert_eq!(count(&store).await, small, "the small ones, and nothing of the large one");
+    // And the fault is over: groups go through at once.
+    assert!(hold(&store.shared.fault).is_none());
+}
+
+#[tokio::test]
+async fn what_is_too_large_waits_for_room_when_nothing_else_is_written_either() {
+    let (_dir, store) = store();
+    limit_pages(&store, 1);
+    let runs = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let large = tokio::spawn({
+        let (store, runs) = (store.clone(), Arc::clone(&runs));
+        async move {
+            let work = move |tx: &Tx<'_>| {
+                runs.fetch_add(1, Ordering::Relaxed);
+                put_big(tx, "big")
+            };
+            store.write(work).await
+        }
+    });
+    let often = async {
+        while runs.load(Ordering::Relaxed) <= group::LOSSES_MAX + 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), often).await.unwrap();
+    assert!(!large.is_finished(), "nobody else got through either");
+    limit_pages(&store, i64::from(i32::MAX));
+    large.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn after_the_second_failed_commit_what_is_small_gets_through_alone() {
+    let (_dir, store) = store();
+    // As a disk with some room: a transaction with something large in it does not fit.
+    *hold(&store.shared.refuse_commit) = Some(|conn| {
+        let longest = "SELECT coalesce(max(length(value)), 0) FROM meta";
+        conn.query_row(longest, [], |row| row.get::<_, i64>(0)).unwrap() > 100_000
+    });
+    let write = |big: bool, key: &'static str| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let work = move |tx: &Tx<'_>| if big { put_big(tx, key) } else { put(tx, key) };
+            store.write(work).await
+        })
+    };
+    let large = write(true, "big");
+    until_faulty(&store).await;
+    let small: Vec<_> = ["a", "b", "c"].into_iter().map(|key| write(false, key)).collect();
+    for written in small {
+        written.await.unwrap().unwrap();
+    }
+    assert!(!large.is_finished(), "it waits, alone");
+    assert_eq!(store.fault(), None, "others can be written");
+    // Who cannot wait gets through, too.
+    let impatient = store.clone();
+    let now = tokio::task::spawn_blocking(move || impatient.write_blocking(|tx| put(tx, "now")));
+    now.await.unwrap().unwrap();
+    assert_eq!(count(&store).await, 4);
+    *hold(&store.shared.refuse_commit) = None;
+    large.await.unwrap().unwrap();
+    assert_eq!(count(&store).await, 5, "each once");
+    assert!(hold(&store.shared.fault).is_none());
+}
