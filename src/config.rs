@@ -15,7 +15,7 @@ pub use day::Day;
 pub use diagnose::{EXAMPLE, full_example};
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{find, load, user_dir};
-pub use secret::{SecretError, check_secrets, project_error, secret};
+pub use secret::{SecretError, check_secrets, error_at, secret};
 pub use validate::warnings;
 
 use crate::model::agent::Role;
@@ -73,6 +73,17 @@ pub struct Config {
     /// The agents.
     #[serde(default)]
     pub agents: Vec<AgentConfig>,
+}
+
+/// The person at the console: allowed, and an administrator, as whoever can start the program is.
+pub const CONSOLE_PERSON: &str = "@console:local";
+
+impl Config {
+    /// Whether a person may run administrative commands.
+    pub fn is_admin(&self, person: &PersonId) -> bool {
+        person.as_str() == CONSOLE_PERSON
+            || self.matrix.as_ref().is_some_and(|matrix| matrix.admin_users.contains(person))
+    }
 }
 
 /// `[matrix]`

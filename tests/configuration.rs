@@ -74,6 +74,37 @@ const WRONG: &[(&str, &str, usize, &str, &[&str])] = &[
         "projects[0].pr_command",
         &["mode = \"pr\"", "gh pr create"],
     ),
+    ("coalesce_ms = 1500", "stream_edit_ms = 0", 18, "chat.stream_edit_ms", &["at least 1"]),
+    ("[chat]", "[log]\nfilter = \"musher=loud\"\n[chat]", 18, "log.filter", &["musher=info"]),
+    ("\"anthropic\"", "\"claude-code\"", 13, "llm.provider", &["anthropic, openai"]),
+    (
+        "provider = \"anthropic\"",
+        "provider = \"replay\"\nreplay_file = \"gone.json\"",
+        14,
+        "llm.replay_file",
+        &["gone.json", "cannot read", "name a recording"],
+    ),
+    (
+        "runtime = \"claude-code\"",
+        "runtime = \"replay\"\nreplay_file = \"gone.jsonl\"",
+        29,
+        "agents[0].replay_file",
+        &["gone.jsonl", "cannot be read", "name a recording"],
+    ),
+    (
+        "model = \"claude-sonnet-4-5\"\napi_key_env = \"ANTHROPIC_API_KEY\"\n",
+        "model = \"home-grown\"\napi_key_env = \"ANTHROPIC_API_KEY\"\n[limits]\nusd_per_day = 5.0\n",
+        17,
+        "limits.usd_per_day",
+        &["home-grown", "usd_per_million_input", "tokens"],
+    ),
+    (
+        "\"claude-code\"",
+        "\"api\"\nmodel = \"home-grown\"\nmax_usd = 2.0",
+        30,
+        "agents[0].max_usd",
+        &["coder-1", "home-grown", "usd_per_million_input"],
+    ),
     ("role = \"coder\"", "role = \"codr\"", 27, "agents[0].role", &["codr", "coder"]),
     ("\"claude-code\"", "\"claude\"", 28, "agents[0].runtime", &["claude-code"]),
     ("gates =", "usd_per_day = -1.0\ngates =", 23, "projects[0].usd_per_day", &["from 0"]),
@@ -183,4 +214,81 @@ async fn a_file_that_is_missing_or_no_toml() {
     let called = check(&musher, "this is = = no TOML\n", &[]).await;
     assert_eq!(called.code, 2, "{called:?}");
     assert!(called.stderr.contains("wrong.toml:1"), "{called:?}");
+}
+
+/// A key that nobody reads would be a promise that nobody keeps.
+#[tokio::test]
+async fn each_key_of_the_example_has_a_reader_or_a_warning() {
+    let mut keys = vec![];
+    let mut tables = vec![toml::Value::Table(musher::config::full_example())];
+    while let Some(next) = tables.pop() {
+        match next {
+            toml::Value::Table(table) => {
+                keys.extend(table.keys().cloned());
+                tables.extend(table.into_iter().map(|(_, value)| value));
+            }
+            toml::Value::Array(list) => tables.extend(list),
+            _ => {}
+        }
+    }
+    assert!(keys.len() > 70, "the example was not read: {keys:?}");
+    // Types, defaults and checks are no readers.
+    let code: Vec<String> = crate::architecture::sources()
+        .into_iter()
+        .filter(|(path, _)| {
+            let path = path.to_string_lossy();
+            !path.starts_with("config") && !path.contains("tests")
+        })
+        .map(|(_, text)| {
+            text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()
+        })
+        .collect();
+    let read = |key: &str| {
+        let field = regex::Regex::new(&format!(r"(\.|\b){key}\b(?:[^:(\w]|$)")).unwrap();
+        code.iter().any(|text| {
+            text.lines().any(|line| !line.trim_start().starts_with("//") && field.is_match(line))
+        })
+    };
+    let full: musher::config::Config =
+        toml::Value::Table(musher::config::full_example()).try_into().unwrap();
+    let warned = musher::config::warnings(&full);
+    let warned =
+        |key: &str| warned.iter().any(|text| text.contains(&format!(".{key} is set, but")));
+    let unread: Vec<&String> = keys.iter().filter(|key| !read(key) && !warned(key)).collect();
+    assert!(unread.is_empty(), "nobody reads these, and nobody says so: {unread:?}");
+    assert!(warned("listen"), "the warning is given");
+}
+
+/// What the example offers is what works.
+#[tokio::test]
+async fn each_provider_that_the_example_names_is_taken() {
+    let model = ModelServer::start().await;
+    let musher = Musher::offline(&model);
+    let recording = musher.directory().join("recording.json");
+    std::fs::write(&recording, r#"{"exchanges": [{"steps": [{"text": "x"}]}]}"#).unwrap();
+    let example = include_str!("../config/musher.example.toml");
+    let (before, _) = example.split_once("provider = ").unwrap();
+    let names = before.rsplit_once("# Required: ").unwrap().1.replace("# ", " ");
+    // What stands in brackets is said about one of them.
+    let mut plain = String::new();
+    let mut depth = 0;
+    for letter in names.chars() {
+        depth += i32::from(letter == '(');
+        if depth == 0 {
+            plain.push(letter);
+        }
+        depth -= i32::from(letter == ')');
+    }
+    let named: Vec<&str> =
+        plain.split('|').map(|name| name.trim_matches(['.', ' ', '\n'])).collect();
+    assert!(named.len() >= 5 && named.contains(&"ollama"), "{named:?}");
+    for provider in named {
+        let text = format!(
+            "[llm]\nprovider = \"{provider}\"\nmodel = \"x\"\napi_key_env = \"ANTHROPIC_API_KEY\"\n\
+             replay_file = \"{}\"\n",
+            recording.display()
+        );
+        let called = check(&musher, &text, &[]).await;
+        assert_eq!(called.code, 0, "{provider}: {called:?}");
+    }
 }

@@ -17,12 +17,12 @@ use crate::chat::{Sender, Transport, Typing};
 use crate::cli::socket;
 use crate::clock::Clock;
 use crate::commands::Registry as Commands;
-use crate::config::{Config, RuntimeKind};
+use crate::config::Config;
 use crate::coordinator::Coordinator;
 use crate::dispatcher::{self, CoordinatorTurns, Dispatcher, ServiceCommands, Settings};
 use crate::llm::prompts::Prompts;
 use crate::llm::tools::ToolHost;
-use crate::llm::{Llm, Price};
+use crate::llm::{Llm, caps};
 use crate::mail::Directory;
 use crate::merge::MergeService;
 use crate::project::{Registry, bootstrap};
@@ -227,7 +227,11 @@ impl Server {
         let config_dir =
             self.config_file.as_ref().and_then(|file| file.parent()).map(PathBuf::from);
         let llm = Llm::new(&config.llm, None)?;
-        check_caps(&config, &llm)?;
+        if llm.price().is_none()
+            && let Some(why) = caps::unpriced(&config, llm.name())
+        {
+            tracing::warn!("limits in money cannot hold for the coordinator: {why}");
+        }
         let services = Services {
             directory: Arc::new(Directory::new(&config)),
             llm,
@@ -339,57 +343,6 @@ impl Server {
     }
 }
 
-/// The limits in money that the coordinator counts against, too.
-fn caps_of_days(config: &Config) -> Vec<String> {
-    let all = config.limits.usd_per_day.map(|_| "[limits] usd_per_day".to_owned());
-    let capped = config.projects.iter().filter(|project| project.usd_per_day.is_some());
-    let projects = capped.map(|project| format!("usd_per_day of project {}", project.name));
-    all.into_iter().chain(projects).collect()
-}
-
-/// Refuses caps in money that could not hold, because nobody knows what the model costs.
-///
-/// Claude Code tells what it costs itself; what Codex costs is reckoned from list prices.
-fn check_caps(config: &Config, llm: &Llm) -> anyhow::Result<()> {
-    let unpriced = |name: &str| {
-        format!(
-            "no price is known for the model {name}, so limits in money cannot hold for it: set \
-             usd_per_million_input and usd_per_million_output in [llm]"
-        )
-    };
-    for agent in config.agents.iter().filter(|agent| agent.runtime == RuntimeKind::Api) {
-        let own = Llm::new(&config.llm, agent.model.as_deref())?;
-        let capped = agent.max_usd.is_some()
-            || config.limits.usd_per_item.is_some()
-            || !caps_of_days(config).is_empty();
-        anyhow::ensure!(
-            own.price().is_some() || !capped,
-            "agent {} has a limit in money, but {}",
-            agent.name,
-            unpriced(own.name())
-        );
-    }
-    for agent in config.agents.iter().filter(|agent| agent.runtime == RuntimeKind::Codex) {
-        let model = agent.model.as_deref().unwrap_or_default();
-        let capped = agent.max_usd.is_some() || config.limits.usd_per_day.is_some();
-        anyhow::ensure!(
-            Price::listed(model).is_some() || !capped,
-            "agent {} runs on Codex with a limit in money, but no price is known for its model \
-             {model:?}: set `model` to one with a list price, such as \"gpt-5\", or limit tokens \
-             instead (max_tokens, tokens_per_day)",
-            agent.name
-        );
-    }
-    if llm.price().is_none() {
-        let why = unpriced(llm.name());
-        if let Some(cap) = caps_of_days(config).first() {
-            anyhow::bail!("{cap} is set, but {why}");
-        }
-        tracing::warn!("{why}, or a limit in tokens ([limits] tokens_per_day)");
-    }
-    Ok(())
-}
-
 /// Starts what hears people. For the console its end is the end of the run.
 fn start_hearing(door: &Door, ends: &Ends, hearing: &mut JoinSet<anyhow::Result<()>>) {
     let intake = ends.intake.clone();
@@ -498,42 +451,5 @@ async fn shut_down(
     let left = sender.flush(FLUSH_LIMIT).await;
     if left > 0 {
         tracing::warn!(left, "messages are left to be posted at the next start");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cap_in_money_that_could_not_hold_is_refused_with_the_remedy() {
-        let verdict = |model: &str, more: &str| {
-            let text = format!(
-                "[llm]\nprovider = \"ollama\"\nbase_url = \"http://127.0.0.1:9\"\n\
-                 model = \"{model}\"\n{more}"
-            );
-            let mut config: Config = toml::from_str(&text).unwrap();
-            config.llm.provider = crate::config::Provider::Openai;
-            let llm = Llm::new(&config.llm, None).unwrap();
-            check_caps(&config, &llm).map_err(|error| error.to_string())
-        };
-        let cap = "[limits]\nusd_per_day = 5.0";
-        assert_eq!(verdict("gpt-4o", cap), Ok(()));
-        assert_eq!(verdict("home-grown", ""), Ok(()));
-        let priced = format!("usd_per_million_input = 1.0\nusd_per_million_output = 2.0\n{cap}");
-        assert_eq!(verdict("home-grown", &priced), Ok(()));
-        let agent = "[[agents]]\nname = \"a\"\nrole = \"coder\"\nruntime = \"api\"\nmax_usd = 1.0";
-        assert_eq!(verdict("gpt-4o", agent), Ok(()));
-        let refusal = verdict("gpt-4o", &format!("{agent}\nmodel = \"home-grown\"")).unwrap_err();
-        assert!(refusal.contains("agent a") && refusal.contains("home-grown"), "{refusal}");
-        let codex = agent.replace("\"api\"", "\"codex\"");
-        assert_eq!(verdict("gpt-4o", &format!("{codex}\nmodel = \"gpt-5-codex\"")), Ok(()));
-        let refusal = verdict("gpt-4o", &codex).unwrap_err();
-        assert!(refusal.contains("agent a runs on Codex"), "{refusal}");
-        let refusal = verdict("home-grown", cap).unwrap_err();
-        assert!(
-            refusal.contains("usd_per_day") && refusal.contains("usd_per_million_input"),
-            "{refusal}"
-        );
     }
 }

@@ -4,7 +4,7 @@
 //! console owns the data anyway. On a terminal lines are edited, and answers are shown above the
 //! line being typed; from a pipe lines are read as they come, answers are plain Markdown, and the
 //! program ends when the pipe has ended and everything is answered. A line that is longer than
-//! [`LINE_MAX`] is refused: a model could not read it, and everybody would have to carry it.
+//! `LINE_MAX` is refused: a model could not read it, and everybody would have to carry it.
 
 use super::{Part, SendError, Transport};
 use crate::model::chat::{Incoming, IncomingBody, Weight};
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// The person at the console.
-pub const PERSON: &str = "@console:local";
+pub const PERSON: &str = crate::config::CONSOLE_PERSON;
 
 /// The console's room.
 pub const ROOM: &str = "console";

@@ -363,7 +363,7 @@ pub struct InitArgs {
     /// Who may use it and administer it, @you:server; may be given again
     #[arg(long, value_name = "USER")]
     pub allow: Vec<String>,
-    /// anthropic, openai, gemini, ollama, claude-code or replay
+    /// anthropic, openai, gemini or ollama
     #[arg(long)]
     pub provider: Option<String>,
     /// The provider's name for the model

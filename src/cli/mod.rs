@@ -3,7 +3,7 @@
 //! Nothing here needs an async runtime but `init`, `doctor` and the server's end of the socket, so
 //! a call such as `musher mail send` starts in milliseconds. A call is typed ([`request::Call`]),
 //! carried out by one function ([`serve::handle`]) in whichever process owns the database, and
-//! shown as JSON or as text ([`show`]). Results go to stdout, everything else to stderr.
+//! shown as JSON or as text (`show`). Results go to stdout, everything else to stderr.
 
 pub mod args;
 mod call;
@@ -18,6 +18,7 @@ pub mod serve;
 mod show;
 pub mod socket;
 
+pub use check::check_named;
 pub use failure::{Code, Failure};
 
 use crate::doctor::{self, Check, State};

@@ -92,6 +92,16 @@ pub(super) fn shown(place: &[Step]) -> String {
     out
 }
 
+/// Reads a place as [`shown`] writes it.
+pub(super) fn place(text: &str) -> Vec<Step> {
+    let mut out = vec![];
+    for part in text.split(['.', '[']) {
+        let position = part.strip_suffix(']').and_then(|number| number.parse().ok());
+        out.push(position.map_or_else(|| Step::from(part), Step::At));
+    }
+    out
+}
+
 /// Whether a value under this key may be a secret: it is not repeated in messages then.
 pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_lowercase();

@@ -1,6 +1,6 @@
 //! Secrets: read from the variable or file that the configuration names.
 
-use super::error::{ConfigError, Step};
+use super::error::{ConfigError, Step, place};
 use super::source::Source;
 use super::{Config, Provider};
 use crate::redact;
@@ -58,15 +58,15 @@ fn read_file(path: &Path) -> Result<String, SecretError> {
     std::fs::read_to_string(path).map_err(unreadable)
 }
 
-/// An error about one of the projects, at its place in the file.
+/// An error about what a key names, at its place in the file; `key` as messages write it, such as
+/// `agents[1].replay_file`.
 ///
 /// `text` is a sentence with its remedy behind a colon.
-pub fn project_error(config: &Config, position: usize, key: &str, text: &str) -> ConfigError {
+pub fn error_at(config: &Config, key: &str, text: &str) -> ConfigError {
     let source = Source::read(&config.file)
         .unwrap_or_else(|_| Source { path: config.file.clone(), text: String::new() });
-    let place = [Step::from("projects"), Step::from(position), Step::from(key)];
     let (reason, remedy) = text.rsplit_once(": ").unwrap_or((text, "put it right"));
-    source.error(&place, reason, remedy)
+    source.error(&place(key), reason, remedy)
 }
 
 /// Tries every secret that the configuration names.

@@ -10,6 +10,7 @@ use super::{
     RuntimeKind, parse_zone,
 };
 use std::collections::HashSet;
+use tracing_subscriber::EnvFilter;
 
 /// Names that are addresses already.
 const RESERVED: [&str; 4] = ["coordinator", "musher", "me", "room"];
@@ -193,6 +194,7 @@ fn check_numbers(check: &mut Check<'_>, config: &Config) {
         "it is more than chat.coalesce_max_ms",
         "make coalesce_max_ms at least as long",
     );
+    check.positive(chat.stream_edit_ms, at!["chat", "stream_edit_ms"]);
     check.positive(chat.queue_cap as u64, at!["chat", "queue_cap"]);
     check.positive(chat.permission_timeout_s, at!["chat", "permission_timeout_s"]);
     check.require(
@@ -227,6 +229,10 @@ fn check_numbers(check: &mut Check<'_>, config: &Config) {
         "it is not an author as git wants it",
         "write it as \"Musher <musher@localhost>\"",
     );
+    if let Err(error) = EnvFilter::try_new(&config.log.filter) {
+        let reason = format!("it is not a filter: {error}");
+        check.fail(at!["log", "filter"], reason, "write it as \"warn,musher=info\"");
+    }
     if let Some(listen) = &config.http.listen {
         check.require(
             listen.parse::<std::net::SocketAddr>().is_ok(),
@@ -346,7 +352,7 @@ fn check_agents(check: &mut Check<'_>, agents: &[AgentConfig]) {
 
 /// What is allowed and probably not meant, in words.
 pub fn warnings(config: &Config) -> Vec<String> {
-    let mut out = vec![];
+    let mut out = unread(config);
     if let Some(matrix) = &config.matrix {
         if matrix.allowed_users.is_empty() {
             out.push("matrix.allowed_users is empty: nobody is heard".to_owned());
@@ -377,6 +383,15 @@ pub fn warnings(config: &Config) -> Vec<String> {
         }
     }
     out
+}
+
+/// The keys that are set and that nothing in this version reads.
+fn unread(config: &Config) -> Vec<String> {
+    let listen = config.http.listen.is_some();
+    let said = listen.then(|| {
+        "http.listen is set, but this version has no listener: nothing listens there".to_owned()
+    });
+    said.into_iter().collect()
 }
 
 fn check_url(text: &str) -> Result<(), String> {

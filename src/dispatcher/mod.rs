@@ -33,7 +33,7 @@ pub use route::{Route, route};
 
 use crate::chat::{Transport, Typing};
 use crate::commands::Registry;
-use crate::config::Config;
+use crate::config::{CONSOLE_PERSON, Config};
 use crate::model::chat::QueueMode;
 use crate::model::ids::PersonId;
 use crate::store::Store;
@@ -41,9 +41,6 @@ use sessions::Limits;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// The person at the console: allowed, and an administrator.
-pub const CONSOLE_PERSON: &str = "@console:local";
 
 /// What of the configuration concerns the dispatcher.
 #[derive(Debug, Clone)]

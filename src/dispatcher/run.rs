@@ -194,16 +194,29 @@ impl Loop {
         self.outside.shutdown().await;
     }
 
-    /// What was under way when the program ended goes on.
+    /// What was under way when the program ended goes on, unless everything is stopped.
     async fn take_up(&mut self) -> anyhow::Result<()> {
-        self.world.store.write(inbox::reopen).await?;
+        let taken = self.world.store.write(|tx| {
+            inbox::reopen(tx)?;
+            Ok::<_, StoreError>(meta::find(tx, meta::STOPPED_ALL)?.is_some())
+        });
+        let stopped = taken.await?;
         for session in self.world.turns.unfinished().await? {
-            if !self.sessions.is_running(&session) {
+            if stopped {
+                self.end_unfinished(session).await?;
+            } else if !self.sessions.is_running(&session) {
                 self.sessions.resumed(&session);
                 self.start_turn(session, vec![]);
             }
         }
         Ok(())
+    }
+
+    /// Ends what the emergency stop had no time to end; `retry` asks it again.
+    async fn end_unfinished(&self, session: SessionKey) -> anyhow::Result<()> {
+        let turns = Arc::clone(&self.world.turns);
+        let end = move |tx: &Tx<'_>| turns.abandon(tx, &session, Abandoned::Cancelled);
+        Ok(self.world.store.write(end).await?)
     }
 
     /// Takes what is new in the inbox to where it goes.

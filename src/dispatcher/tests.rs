@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::commands::{Caller, Command, FollowUp, Names};
 use crate::model::chat::{Incoming, IncomingBody, Outgoing};
 use crate::model::ids::{MessageKey, RoomKey, SessionKey};
-use crate::store::{StoreError, Tx, inbox, outbox};
+use crate::store::{StoreError, Tx, inbox, meta, outbox};
 use async_trait::async_trait;
 use chrono::Utc;
 use rusqlite::Connection;
@@ -29,6 +29,8 @@ struct FakeTurns {
     /// Whether turns fail.
     broken: bool,
     unfinished: Vec<SessionKey>,
+    /// Turns that were ended without an answer.
+    abandoned: Mutex<Vec<(SessionKey, Abandoned)>>,
 }
 
 fn texts(batch: &[Incoming]) -> Vec<String> {
@@ -67,7 +69,8 @@ impl TurnRunner for FakeTurns {
         Ok(self.unfinished.clone())
     }
 
-    fn abandon(&self, _: &Tx<'_>, _: &SessionKey, _: Abandoned) -> Result<(), StoreError> {
+    fn abandon(&self, _: &Tx<'_>, of: &SessionKey, how: Abandoned) -> Result<(), StoreError> {
+        self.abandoned.lock().unwrap().push((of.clone(), how));
         Ok(())
     }
 
@@ -439,6 +442,24 @@ async fn a_turn_that_was_cut_off_goes_on_before_anything_new() {
     scene.turns.go.notify_one();
     scene.turns(2).await;
     assert_eq!(scene.batches()[1], ["new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_the_emergency_stop_cut_off_does_not_go_on_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Clock::system()).unwrap();
+    store.write(|tx| meta::set(tx, meta::STOPPED_ALL, "@ann:hs")).await.unwrap();
+    let turns = FakeTurns { unfinished: vec![here()], ..FakeTurns::default() };
+    let mut scene = Scene::on(dir, store, turns);
+    // Held, and answered when everything goes on.
+    scene.say("new").await;
+    scene.answer("Everything is stopped").await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(scene.batches(), Vec::<Vec<String>>::new(), "nothing starts");
+    assert_eq!(*scene.turns.abandoned.lock().unwrap(), [(here(), Abandoned::Cancelled)]);
+    scene.store.write(|tx| meta::remove(tx, meta::STOPPED_ALL).map(drop)).await.unwrap();
+    scene.turns(1).await;
+    assert_eq!(scene.batches(), [["new"]]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@
 //!
 //! **Cancelling.** The request's token, or dropping the future, closes the connection.
 
+pub mod caps;
 mod error;
 mod key;
 mod price;

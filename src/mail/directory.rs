@@ -1,14 +1,11 @@
 //! Who has an address, and who is in which group.
 
 use super::MailError;
-use crate::config::{Config, nearest};
+use crate::config::{CONSOLE_PERSON, Config, nearest};
 use crate::model::agent::Role;
 use crate::model::ids::ProjectName;
 use crate::store::mail::{self as rows, COORDINATOR, MUSHER};
 use crate::store::{StoreError, Tx};
-
-/// The person at the console, who needs no Matrix account.
-const CONSOLE_PERSON: &str = "@console:local";
 
 /// The addresses of an installation. Projects made in the chat are looked up in the database.
 #[derive(Debug, Clone, Default)]

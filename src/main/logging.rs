@@ -11,7 +11,8 @@ use tracing_subscriber::EnvFilter;
 /// Overrides the configured filter.
 const VARIABLE: &str = "MUSHER_LOG";
 
-/// Starts logging. A filter that is not understood is told and replaced by `info`.
+/// Starts logging. A filter in the variable that is not understood is told and replaced by `info`;
+/// the configured one was checked with the rest of the configuration.
 pub fn start(config: &LogConfig, file: Option<&Path>) -> io::Result<()> {
     let wanted = std::env::var(VARIABLE).unwrap_or_else(|_| config.filter.clone());
     let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|error| {

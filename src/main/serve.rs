@@ -2,7 +2,7 @@
 
 use crate::logging;
 use musher::app::{self, Ended, Mode};
-use musher::cli::{Code, Failure};
+use musher::cli::{self, Code, Failure};
 use musher::config::{self, Config, ConfigErrors, ProjectConfig};
 use musher::project::Project;
 use musher::store::OpenError;
@@ -93,7 +93,7 @@ fn project_of(path: PathBuf) -> Result<ProjectConfig, Failure> {
 
 fn load(given: Option<&Path>) -> Result<Config, Failure> {
     let config = config::load(&config::find(given)?)?;
-    let errors = config::check_secrets(&config);
+    let errors = cli::check_named(&config);
     if !errors.is_empty() {
         return Err(ConfigErrors(errors).into());
     }

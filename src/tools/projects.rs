@@ -4,6 +4,7 @@ use super::args::{Item as Number, Nothing};
 use super::{Answer, Context, Refusal, Tool, Who, acting, confirm, data, reading, refuse, writing};
 use crate::llm::tools::ToolCaller;
 use crate::merge::gates;
+use crate::model::ids::PersonId;
 use crate::project::bootstrap::{self, NewProject};
 use crate::project::worktree;
 use crate::store::{Tx, rooms};
@@ -39,7 +40,7 @@ pub fn tools() -> Vec<Tool> {
         acting(
             "project_create",
             Who::Coordinator,
-            "Makes a project: a new git repository, or a clone. Only when a person asked for it.",
+            "Makes a project: a new git repository, or a clone. Only when an administrator asked for it.",
             project_create,
         ),
         acting(
@@ -117,7 +118,23 @@ struct ProjectCreate {
     stack: Option<String>,
 }
 
+/// Who speaks through the caller; nobody speaks through an agent.
+fn people(caller: &ToolCaller) -> &[PersonId] {
+    match caller {
+        ToolCaller::Coordinator { people, .. } => people,
+        ToolCaller::Agent { .. } => &[],
+    }
+}
+
 async fn project_create(context: Arc<Context>, caller: ToolCaller, args: ProjectCreate) -> Answer {
+    let config = &context.services.config;
+    if !people(&caller).iter().any(|person| config.is_admin(person)) {
+        return refuse(
+            "Not done: only an administrator may have a project made, and none of those who spoke \
+             is one. Tell them so: `admin_users` in `musher.toml` names the \
+             administrators, and takes a restart.",
+        );
+    }
     let (name, asker) = (args.name.clone(), caller.clone());
     let what = match &args.git_url {
         Some(url) => format!("create the project {name} from {url}"),

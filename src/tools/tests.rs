@@ -15,6 +15,12 @@ use std::path::Path;
 use std::process::Command;
 
 const CONFIG: &str = r#"
+[matrix]
+homeserver = "https://hs"
+user_id = "@musher:hs"
+allowed_users = ["*:hs"]
+allowed_rooms = ["*"]
+admin_users = ["@ada:hs"]
 [llm]
 provider = "replay"
 [[projects]]
@@ -257,6 +263,29 @@ async fn what_cannot_be_undone_wants_a_persons_words() {
     let args = json!({"name": "other"});
     let made = world.call(&coordinator(5, "hello"), "c8", "project_create", args).await;
     assert!(made.is_error && made.text.contains("create the project other"), "{}", made.text);
+}
+
+#[tokio::test]
+async fn only_an_administrator_has_a_project_made_by_talking() {
+    let world = world().await;
+    let spoken_by = |people: &[&str]| ToolCaller::Coordinator {
+        session: SessionKey::main("!a:hs".into()),
+        chat_turn: 1,
+        people: people.iter().map(|person| (*person).into()).collect(),
+        asked: "create the project other".into(),
+        project: Some("demo".into()),
+    };
+    let args = json!({"name": "other"});
+    for people in [&["@eve:hs"][..], &[]] {
+        let refused = world.call(&spoken_by(people), "c1", "project_create", args.clone()).await;
+        assert!(refused.is_error, "{people:?}: {}", refused.text);
+        assert!(refused.text.contains("administrator"), "{}", refused.text);
+    }
+    let known = world.tools.inner.context.services.projects.list();
+    assert_eq!(known.len(), 1, "nothing was made: {known:?}");
+    let both = spoken_by(&["@eve:hs", "@ada:hs"]);
+    let made = world.call(&both, "c2", "project_create", args).await;
+    assert!(!made.is_error && made.text.contains("Created other"), "{}", made.text);
 }
 
 #[tokio::test]

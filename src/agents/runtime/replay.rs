@@ -74,6 +74,11 @@ impl Replay {
     }
 }
 
+/// Whether a recording can be played; if not, why.
+pub fn check(path: &Path) -> Result<(), String> {
+    load(path).map(drop)
+}
+
 fn load(path: &Path) -> Result<Vec<Play>, String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("the recording {} cannot be read: {error}", path.display()))?;
