@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use crate::support::model_server::{ModelServer, Reply, Request};
 use crate::support::musher::Musher;
 use crate::support::person::Person;
 use crate::support::repository::Repository;
+use crate::support::scene::{is_agent, report, shell};
 use crate::support::synapse::Synapse;
 use crate::support::terminal::Terminal;
 
@@ -73,6 +76,33 @@ async fn somebody_answers_questions_and_the_bot_answers_them() {
     ann.wait_for_text(&room, &musher.id, "ready").await;
     let projects = musher.ask(&ann, &room, "!projects").await;
     assert!(projects.body().contains("shop"), "{}", projects.body());
+
+    // It takes an item to the end, without anybody being asked: the agent edits, runs the gate
+    // and commits.
+    model.clear_rules();
+    model.on(|request| {
+        if !is_agent(request) {
+            return None;
+        }
+        Some(match request.answers_since_person() {
+            0 => Reply::call("write_file", json!({"path": "calculator.txt", "content": "2 + 2"})),
+            1 => shell(request, "sh check.sh && echo the-gate-ran"),
+            2 => {
+                let seen =
+                    request.mentions("the-gate-ran\n") || request.mentions("the-gate-ran\\n");
+                assert!(seen, "the agent could not run its gate: {request:?}");
+                shell(request, "git add -A && git commit -qm Work")
+            }
+            3 => report(request, "It is written and committed."),
+            _ => Reply::text("Done."),
+        })
+    });
+    musher.ask(&ann, &room, "!story Add a calculator").await;
+    ann.say(&room, "!start 1").await;
+    ann.wait_for_text(&room, &musher.id, "erged").await;
+    let subjects = repository.subjects("trunk");
+    assert_eq!(subjects, ["1 story Add a calculator", "Start"]);
+    assert_eq!(repository.show("trunk", "calculator.txt").as_deref(), Some("2 + 2"));
 }
 
 #[tokio::test]

@@ -84,3 +84,17 @@ fn a_typed_password_stands_in_a_file_of_its_own() {
     assert_eq!(std::fs::metadata(&named).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!std::fs::read_to_string(&file).unwrap().contains("correct"));
 }
+
+#[test]
+fn the_first_agent_may_run_the_gates_by_the_name_that_its_runtime_has_for_the_shell() {
+    let rules = |runtime: &str| {
+        let answers = Answers {
+            gates: vec!["cargo fmt --check && cargo test".into(), "cargo test".into()],
+            runtime: runtime.into(),
+            ..Answers::default()
+        };
+        answers.scratch().unwrap().config.agents[0].allow.clone()
+    };
+    assert_eq!(rules("claude-code"), ["Bash(cargo fmt --check *)", "Bash(cargo test *)"]);
+    assert_eq!(rules("api"), ["shell(cargo fmt --check *)", "shell(cargo test *)"]);
+}

@@ -1,6 +1,7 @@
 //! From answers to a file that was read back and found good.
 
 use super::super::failure::{Code, Failure};
+use crate::agents::permission;
 use crate::config::{self, Config, ProjectConfig};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -186,7 +187,30 @@ impl Answers {
         if let Some(name) = self.api_key_env.as_ref().filter(|_| self.runtime == "claude-code") {
             line(format!("env = {}", list(std::slice::from_ref(name))));
         }
+        let allow = self.allow();
+        if !allow.is_empty() {
+            line(
+                "# What it may run without asking, beside what looks and commits: the gates."
+                    .into(),
+            );
+            line(format!("allow = {}", list(&allow)));
+        }
         out
+    }
+
+    /// The rules under which an agent can run the gates of its project: one for each command in
+    /// them, with or without further arguments.
+    fn allow(&self) -> Vec<String> {
+        let tool = if self.runtime == "claude-code" { "Bash" } else { "shell" };
+        let parts = self.gates.iter().filter_map(|gate| permission::commands(gate)).flatten();
+        let mut rules: Vec<String> = vec![];
+        for part in parts {
+            let rule = format!("{tool}({part} *)");
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+        rules
     }
 }
 
