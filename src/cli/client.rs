@@ -2,7 +2,7 @@
 //! this process opens it for the one call.
 //!
 //! Known races: the server starts or stops between two steps, or other calls hold the database.
-//! So both ways are tried in turn until one works, for [`PATIENCE`]. A call that was sent and not
+//! So both ways are tried in turn until one works, for `PATIENCE`. A call that was sent and not
 //! answered may have been carried out: it is repeated under the same key, which has no second
 //! effect.
 

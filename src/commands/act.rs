@@ -66,7 +66,7 @@ pub fn start(
     if context.services.config.agents.is_empty() {
         return Ok(format!(
             "#{id} {name} is in {stage} now, but there are no agents: name some in \
-             `musher.toml`, `[[agents]]`."
+             `musher.toml`, `[[agents]]`, and restart."
         ));
     }
     Ok(match item.stage.claim().or(item.agent.as_ref()) {

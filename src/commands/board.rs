@@ -3,7 +3,7 @@
 
 use super::CommandError;
 use super::context::{Context, money, one_line};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, Config};
 use crate::model::agent::WaitingFor;
 use crate::model::ids::ItemId;
 use crate::model::item::Kind;
@@ -55,9 +55,9 @@ pub async fn board(context: &Context, all: bool) -> Result<String, CommandError>
     if let Some(who) = stopped {
         let _ = write!(out, "⛔ **Everything is stopped** (by {who}); `resume all` goes on.\n\n");
     }
-    let agents = &context.services.config.agents;
+    let config = &context.services.config;
     let sections: Vec<String> =
-        boards.iter().map(|(project, board)| section(agents, project, board, &dirty)).collect();
+        boards.iter().map(|(project, board)| section(config, project, board, &dirty)).collect();
     out.push_str(&sections.join("\n"));
     Ok(out.trim_end().to_owned())
 }
@@ -93,7 +93,8 @@ async fn dirty(context: &Context, boards: &[(Project, Board)]) -> Dirty {
     join_all(looks).await.into_iter().flatten().collect()
 }
 
-fn section(agents: &[AgentConfig], project: &Project, board: &Board, dirty: &Dirty) -> String {
+fn section(config: &Config, project: &Project, board: &Board, dirty: &Dirty) -> String {
+    let (agents, prefix) = (&config.agents, &config.chat.prefix);
     let mut out = format!("**{}**: {} open", project.name, board.open);
     if board.cost_microusd > 0 {
         let _ = write!(out, ", {}", money(board.cost_microusd));
@@ -109,7 +110,7 @@ fn section(agents: &[AgentConfig], project: &Project, board: &Board, dirty: &Dir
         let _ = write!(out, "\n⏸️ The merge queue stands still: {}\n", one_line(why, 200));
     }
     if board.shelves.is_empty() {
-        out.push_str("\nNothing on the board. `story NAME` files the first item.\n");
+        let _ = write!(out, "\nNothing on the board. `{prefix}story NAME` files the first item.\n");
     }
     for shelf in &board.shelves {
         let _ = write!(out, "\n**{}**\n", heading(shelf.column));

@@ -124,7 +124,10 @@ fn full() -> (Vec<AgentConfig>, Project, Board, Dirty) {
 
 fn text() -> String {
     let (agents, project, board, dirty) = full();
-    section(&agents, &project, &board, &dirty)
+    let mut config: Config =
+        toml::from_str("[llm]\nprovider = \"ollama\"\nmodel = \"none\"").unwrap();
+    config.agents = agents;
+    section(&config, &project, &board, &dirty)
 }
 
 #[test]

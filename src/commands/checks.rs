@@ -43,7 +43,8 @@ pub async fn run_tests(context: &Context, id: Option<ItemId>) -> Result<String, 
     let (project, item, agent) = read.await?;
     if project.gates.is_empty() {
         return refused(format!(
-            "The project {} has no gates, so there is nothing to run: name some in its `gates`.",
+            "The project {} has no gates, so there is nothing to run: name some in its `gates`, \
+                 and restart.",
             project.name
         ));
     }
@@ -102,7 +103,8 @@ async fn on_base(
 ) -> Result<(GateReport, String), CommandError> {
     let Some(commit) = project.git().branch_tip(&project.base).await? else {
         return refused(format!(
-            "The base branch `{}` of {} is missing: create it, or correct the project's `base`.",
+            "The base branch `{}` of {} is missing: create it, or correct the project's `base` \
+             and restart.",
             project.base, project.name
         ));
     };

@@ -81,7 +81,8 @@ impl Context {
         match self.services.projects.list().as_slice() {
             [] => refused(
                 "There is no project yet. An administrator makes one with \
-                 `new project NAME --host-only`, or names one in `musher.toml`.",
+                 `new project NAME --host-only`, or names one in `musher.toml` \
+                 and restarts me.",
             ),
             several => {
                 let names: Vec<String> =

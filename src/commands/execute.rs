@@ -21,7 +21,8 @@ pub type FollowUp = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// written at all: the message stays open, and the command is tried again after the next start.
 pub async fn execute(context: Context, command: Command) -> anyhow::Result<Option<FollowUp>> {
     if command.is_administrative() && !context.caller.admin {
-        let text = "Only an administrator may do that (`admin_users` in `musher.toml`).";
+        let text = "Only an administrator may do that: `admin_users` in `musher.toml` names them. \
+                    Who adds somebody there has to restart me.";
         answer(&context, text.to_owned()).await?;
         return Ok(None);
     }

@@ -229,7 +229,10 @@ async fn new_project(context: &Context, args: NewProjectArgs) -> Result<(), Comm
     if !created.other_stacks.is_empty() {
         text.push_str(&format!("- also has files of: {}\n", created.other_stacks.join(", ")));
     }
-    text.push_str("\nThis room is about it now. `story NAME` files the first item.");
+    let prefix = &services.config.chat.prefix;
+    text.push_str(&format!(
+        "\nThis room is about it now. `{prefix}story NAME` files the first item."
+    ));
     let (caller, project) = (caller.clone(), created.project.name);
     let write = services.store.write(move |tx| {
         if inbox::is_open(tx, &caller.key)? {

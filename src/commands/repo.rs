@@ -60,7 +60,10 @@ async fn stands(project: &Project) -> Result<String, CommandError> {
         count => writeln!(out, "- your checkout is {on}, {count} files changed: {}", names(&dirty)),
     };
     if !git.branch_exists(base).await? {
-        let _ = write!(out, "- the base branch `{base}` is missing: correct the project's `base`");
+        let _ = write!(
+            out,
+            "- the base branch `{base}` is missing: correct the project's `base` and restart"
+        );
         return Ok(out);
     }
     let _ = match git.upstream_of(base).await? {
@@ -108,7 +111,7 @@ async fn waiting(context: &Context, project: &Project) -> Result<String, Command
     if !git.branch_exists(base).await? {
         return refused(format!(
             "The base branch `{base}` of {name} is missing: create it, or correct the project's \
-             `base`."
+             `base` and restart."
         ));
     }
     let tag = git.newest_tag(&project.base_ref()).await?;

@@ -98,7 +98,10 @@ pub fn why(context: &Context, conn: &Connection, id: ItemId) -> Result<String, C
 pub fn agents(context: &Context, conn: &Connection) -> Result<String, CommandError> {
     let team = &context.services.config.agents;
     if team.is_empty() {
-        return refused("There are no agents. They are configured in `musher.toml`, `[[agents]]`.");
+        return refused(
+            "There are no agents. Add some to `musher.toml`, \
+             `[[agents]]`, and restart.",
+        );
     }
     let mut out = String::new();
     for agent in team {

@@ -152,7 +152,7 @@ async fn a_story_is_filed_started_and_shown() {
     let mut desk = Desk::new().await;
     assert_eq!(
         desk.ask("!status").await,
-        "**shop**: 0 open\n\nNothing on the board. `story NAME` files the first item."
+        "**shop**: 0 open\n\nNothing on the board. `!story NAME` files the first item."
     );
     assert_eq!(
         desk.ask("!story Add a calculator\n\nIt adds.").await,

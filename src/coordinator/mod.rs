@@ -5,7 +5,7 @@
 //!
 //! - A turn's conversation is stored step by step; its end, its messages' end and its answer are
 //!   one transaction. A turn found running after a start goes on where its last row stands
-//!   ([`turn`]).
+//!   (`turn`).
 //! - What happened since the last turn is told once: the session's positions in the logs move in
 //!   the transaction that stores what was told.
 //! - `stop` drops the model's connection and the tools' futures; the end is then written from what

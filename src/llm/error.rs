@@ -39,8 +39,8 @@ pub enum LlmError {
     },
     /// No connection, or one that broke or went silent.
     #[error(
-        "the model API cannot be reached ({detail}): check the network and [llm] base_url, \
-         then say `retry`"
+        "the model API cannot be reached ({detail}): check the network and say `retry`, or put [llm] \
+         base_url right and restart"
     )]
     Unreachable {
         /// What failed.
@@ -54,7 +54,8 @@ pub enum LlmError {
     },
     /// 404: the model or the address is not known there.
     #[error(
-        "the model API knows no such model or address ({detail}): check [llm] model and base_url"
+        "the model API knows no such model or address ({detail}): put [llm] model and base_url right, \
+         and restart"
     )]
     NotFound {
         /// What the API said.
@@ -126,16 +127,5 @@ impl LlmError {
             | LlmError::Cancelled
             | LlmError::Replay(_) => None,
         }
-    }
-
-    /// Whether nothing but a person can help: callers stop instead of trying again.
-    pub fn needs_person(&self) -> bool {
-        matches!(
-            self,
-            LlmError::Setup(_)
-                | LlmError::Unauthorised { .. }
-                | LlmError::NoCredit { .. }
-                | LlmError::NotFound { .. }
-        )
     }
 }

@@ -256,7 +256,7 @@ async fn a_wrong_key_is_said_at_once_with_the_remedy_and_never_tried_again() {
     let llm = Llm::new(&config(Provider::Anthropic, &url), None).unwrap();
     let (outcome, _) = ask(&llm, CancellationToken::new()).await;
     let error = outcome.unwrap_err();
-    assert!(matches!(error, LlmError::Unauthorised { .. }) && error.needs_person());
+    assert!(matches!(error, LlmError::Unauthorised { .. }) && !error.is_transient());
     assert!(error.to_string().contains("invalid x-api-key"), "{error}");
     assert!(error.to_string().contains("api_key_env"), "{error}");
     assert_eq!(server.seen.lock().unwrap().len(), 1);

@@ -64,7 +64,7 @@ pub enum MailError {
     #[error("there is no item {0}; `status all` lists the items")]
     UnknownItem(ItemId),
     /// There is no such message.
-    #[error("there is no mail {0}; `mail list` lists the mail")]
+    #[error("there is no mail {0}; `musher mail list` lists the mail")]
     NotFound(MailId),
     /// A person without a room to be reached in.
     #[error("no room is known in which {0} can be reached; invite the bot to a room first")]

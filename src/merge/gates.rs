@@ -84,7 +84,7 @@ impl GateRun {
             }
             GateOutcome::NotFound { program } => format!(
                 "the gate `{gate}` cannot run: `{program}` is not installed, or not on the PATH; \
-                 install it, or correct the project's `gates`"
+                 install it, or correct the project's `gates` and restart"
             ),
             GateOutcome::CannotRun { why } => format!("the gate `{gate}` could not be run: {why}"),
             GateOutcome::Cancelled => format!("the gate `{gate}` was cancelled"),

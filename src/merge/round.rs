@@ -69,7 +69,7 @@ impl MergeService {
         let stopped = self.store.read(|conn| meta::find(conn, meta::STOPPED_ALL)).await?.is_some();
         let Some(project) = self.projects.find(name) else {
             return Err(Stop::pause(format!(
-                "there is no project `{name}` any more: configure it again, or delete its items"
+                "there is no project `{name}` any more: configure it again and restart, or delete its items"
             )));
         };
         if stopped || project.paused {

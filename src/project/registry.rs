@@ -123,15 +123,15 @@ pub enum ProjectError {
     #[error("{0}")]
     Name(String),
     /// Its directory is missing.
-    #[error("the project's directory {} does not exist: create it, or correct `path`", path.display())]
+    #[error("the project's directory {} does not exist: create it, or correct `path` and restart", path.display())]
     PathMissing {
         /// The directory.
         path: PathBuf,
     },
     /// Its directory is no repository.
     #[error("{} is not a git repository: {}", path.display(), match above {
-        Some(above) => format!("it lies inside the one at {}; set `path` to that", above.display()),
-        None => "run `git init` there and make a first commit, or correct `path`".to_owned(),
+        Some(above) => format!("it lies inside the one at {}; set `path` to that and restart", above.display()),
+        None => "run `git init` there and make a first commit, or correct `path` and restart".to_owned(),
     })]
     NotARepository {
         /// The directory.
@@ -143,7 +143,7 @@ pub enum ProjectError {
     #[error("the repository {} has no branch `{base}`: {}", path.display(), if branches.is_empty() {
         "it has no commit yet; make a first one".to_owned()
     } else {
-        format!("set `base` to one that it has ({})", branches.join(", "))
+        format!("set `base` to one that it has ({}) and restart", branches.join(", "))
     })]
     BaseMissing {
         /// The configured base.
@@ -156,7 +156,7 @@ pub enum ProjectError {
     /// A program that its commands need is missing.
     #[error(
         "the {what} `{command}` cannot run: `{program}` is not installed, or not on the PATH; \
-         install it, or correct the project's `{}`",
+         install it, or correct the project's `{}` and restart",
         if *what == "gate" { "gates" } else { "setup" }
     )]
     CannotRun {

@@ -66,7 +66,10 @@ pub enum WorktreeError {
     #[error(transparent)]
     Git(#[from] GitError),
     /// The base branch is missing.
-    #[error("the base branch `{base}` is missing: create it, or correct the project's `base`")]
+    #[error(
+        "the base branch `{base}` is missing: create it, or correct the project's `base` and \
+             restart"
+    )]
     BaseMissing {
         /// The base branch.
         base: String,
@@ -108,7 +111,7 @@ pub enum WorktreeError {
     /// The program of a set-up command is not there.
     #[error(
         "the set-up command `{command}` cannot run: `{program}` is not installed: install it, or \
-         correct the project's setup"
+         correct the project's `setup` and restart"
     )]
     SetupMissing {
         /// The command.

@@ -64,7 +64,9 @@ pub fn tools() -> Vec<Tool> {
 fn agents_list(context: &Context, conn: &Connection, _: &ToolCaller, _: Nothing) -> Answer {
     let agents = &context.services.config.agents;
     if agents.is_empty() {
-        return Ok("No agents are configured: `[[agents]]` in musher.toml adds one.".to_owned());
+        return Ok(
+            "No agents are configured: add one to musher.toml, [[agents]], and restart.".to_owned()
+        );
     }
     let mut text = String::new();
     for agent in agents {

@@ -9,7 +9,7 @@
 //!   call's id, so that a call repeated after a crash is answered and not repeated.
 //! - **Acting** tools reach outside (git, gates, processes) and are not repeated blindly.
 //!
-//! What cannot be undone wants a person's own words ([`confirm`]).
+//! What cannot be undone wants a person's own words (`confirm`).
 
 mod agents;
 mod args;

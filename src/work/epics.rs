@@ -46,7 +46,7 @@ pub(super) fn check(
     }
     if parent.stage.is_terminal() {
         return Err(WorkError::Refused(format!(
-            "epic {epic} has ended ({}) and takes nothing more in: file another with `epic NAME`",
+            "epic {epic} has ended ({}) and takes nothing more in: file another with `epic: NAME`",
             parent.stage.name()
         )));
     }

@@ -14,7 +14,7 @@ pub(super) fn checked_name(name: &str) -> Result<String, WorkError> {
     let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
     if name.is_empty() {
         return Err(WorkError::Invalid(
-            "an item needs a name: `story Add a calculator`".to_owned(),
+            "an item needs a name: `story: Add a calculator`".to_owned(),
         ));
     }
     let length = name.chars().count();

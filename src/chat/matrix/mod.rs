@@ -1,12 +1,12 @@
 //! Matrix as a transport. The only place that knows the SDK.
 //!
-//! - [`connect`] logs in or restores, or says in one sentence why it cannot. A homeserver that is
+//! - `connect` logs in or restores, or says in one sentence why it cannot. A homeserver that is
 //!   down keeps a restored session waiting ([`Unreached`]), not from starting.
-//! - [`sync`] is our own loop over single syncs. Of each response [`gather`] makes what is to be
-//!   journaled, paging back where the server left a gap, and [`journal`] writes it together with
+//! - `sync` is our own loop over single syncs. Of each response `gather` makes what is to be
+//!   journaled, paging back where the server left a gap, and `journal` writes it together with
 //!   our position in one transaction. The SDK alone is at-most-once: it commits its position
 //!   before anybody has seen the events.
-//! - [`event`], [`address`], [`access`] and [`content`] are pure: what an event says, whether it
+//! - `event`, `address`, `access` and `content` are pure: what an event says, whether it
 //!   is for us, who is heard, and what we post.
 
 mod access;

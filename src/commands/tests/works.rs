@@ -266,6 +266,16 @@ async fn approve_and_reject_by_command_close_the_question() {
 }
 
 #[tokio::test]
+async fn who_is_asked_for_a_verdict_is_told_only_what_works_then() {
+    let mut desk = Desk::new().await;
+    desk.asked().await;
+    let told = desk.ask("!tell coder-1 the total is wrong").await;
+    assert!(told.contains("no work"), "its session is over: {told}");
+    let page = desk.ask("!help reject").await;
+    assert!(page.contains("`move N coding`") && !page.contains("tell"), "{page}");
+}
+
+#[tokio::test]
 async fn every_command_that_changes_an_item_changes_it() {
     let mut desk = Desk::new().await;
     for name in ["A", "B", "C", "D", "E"] {

@@ -111,7 +111,7 @@ epic 1 would wait for item 4, which waits for it: 4 waits for 1. Take one of the
 epic 2 would wait for item 1, which waits for it: 1 waits for 2. Take one of these dependencies away first
 epic 1 cannot be part of itself
 item 3 is a story, not an epic that could hold this one
-epic 5 has ended (archived) and takes nothing more in: file another with `epic NAME`
+epic 5 has ended (archived) and takes nothing more in: file another with `epic: NAME`
 "#);
 }
 

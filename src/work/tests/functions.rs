@@ -37,7 +37,7 @@ fn what_does_not_fit_is_refused_in_words_and_writes_nothing() {
         ]
         .join("\n"),
         @r###"
-an item needs a name: `story Add a calculator`
+an item needs a name: `story: Add a calculator`
 the name has 301 characters and at most 300 are allowed: put the details into the description
 the description has 300000 bytes and at most 262144 are allowed: put long material into a file of the repository
 there is no project "nope": `projects` lists them, `new project NAME` makes one

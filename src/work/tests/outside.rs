@@ -136,7 +136,7 @@ async fn a_gate_or_a_base_that_is_missing_stops_the_project_until_it_is_there() 
     assert_eq!(missing.pauses, project());
     insta::assert_snapshot!(
         missing.words.replace(&outside.repository().display().to_string(), "/demo"),
-        @"project demo: the repository /demo has no branch `main`: set `base` to one that it has (gone, item/1-mend-the-sum)"
+        @"project demo: the repository /demo has no branch `main`: set `base` to one that it has (gone, item/1-mend-the-sum) and restart"
     );
     assert!(outside.workshop.still(&Scope::Machine).await.is_none());
 }
@@ -157,10 +157,10 @@ async fn what_could_not_even_begin_is_refused_before_anything_changes() {
     said.push(asked(&outside).await);
     let path = outside.repository().display().to_string();
     insta::assert_snapshot!(said.join("\n").replace(&path, "/demo"), @r"
-    item 1 cannot be started in demo: the gate `no-such-gate --all` cannot run: `no-such-gate` is not installed, or not on the PATH; install it, or correct the project's `gates`
-    item 1 cannot be started in demo: the repository /demo has no branch `main`: set `base` to one that it has (trunk)
-    item 1 cannot be started in demo: /demo is not a git repository: run `git init` there and make a first commit, or correct `path`
-    item 1 cannot be started in demo: the project's directory /demo does not exist: create it, or correct `path`
+    item 1 cannot be started in demo: the gate `no-such-gate --all` cannot run: `no-such-gate` is not installed, or not on the PATH; install it, or correct the project's `gates` and restart
+    item 1 cannot be started in demo: the repository /demo has no branch `main`: set `base` to one that it has (trunk) and restart
+    item 1 cannot be started in demo: /demo is not a git repository: run `git init` there and make a first commit, or correct `path` and restart
+    item 1 cannot be started in demo: the project's directory /demo does not exist: create it, or correct `path` and restart
     ");
     // What the start itself says better is not said here.
     ready(&outside.store, ItemId(99)).await.unwrap();
