@@ -76,14 +76,6 @@ pub fn mark_seen(
     Ok(())
 }
 
-/// Chooses the session's model; `None` is the configured one.
-pub fn set_model(tx: &Tx<'_>, key: &SessionKey, model: Option<&str>) -> Result<(), StoreError> {
-    ensure_session(tx, key)?;
-    tx.prepare_cached("UPDATE chat_sessions SET model = ?2 WHERE session = ?1")?
-        .execute(params![key, model])?;
-    Ok(())
-}
-
 /// Begins a new conversation and returns its epoch.
 pub fn begin_epoch(tx: &Tx<'_>, key: &SessionKey) -> Result<i64, StoreError> {
     let epoch = ensure_session(tx, key)?.epoch + 1;

@@ -68,26 +68,6 @@ pub fn open_of(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The newest messages of `session` that were not meant for the bot, at most `limit`, oldest
-/// first: context for the model.
-pub fn recent_unaddressed(
-    conn: &Connection,
-    session: &SessionKey,
-    limit: usize,
-) -> Result<Vec<Incoming>, StoreError> {
-    let mut statement = conn.prepare_cached(
-        "SELECT id, incoming FROM inbox
-         WHERE session = ?1 AND addressed = 0 AND state <> 'dropped'
-           AND json_extract(incoming, '$.body.body') = 'text'
-         ORDER BY id DESC LIMIT ?2",
-    )?;
-    let rows = statement.query_map(params![session, limit as i64], numbered)?;
-    let mut found: Vec<Incoming> =
-        rows.map(|row| row.map(|(_, incoming)| incoming)).collect::<Result<_, _>>()?;
-    found.reverse();
-    Ok(found)
-}
-
 /// The message `key`, in whatever state.
 pub fn find(conn: &Connection, key: &MessageKey) -> Result<Option<Incoming>, StoreError> {
     let mut statement = conn.prepare_cached("SELECT id, incoming FROM inbox WHERE key = ?1")?;
@@ -198,16 +178,6 @@ pub fn rewrite(tx: &Tx<'_>, incoming: &Incoming) -> Result<(), StoreError> {
     )?
     .execute(params![incoming.key, Json(incoming)])?;
     Ok(())
-}
-
-/// Drops everything of `session` that is not done; says how many messages that were.
-pub fn drop_pending(tx: &Tx<'_>, session: &SessionKey) -> Result<usize, StoreError> {
-    Ok(tx
-        .prepare_cached(
-            "UPDATE inbox SET state = 'dropped'
-             WHERE session = ?1 AND state IN ('new', 'batched')",
-        )?
-        .execute([session])?)
 }
 
 /// Replaces the text of `sender`'s message `of`, unless it was already processed or taken by a

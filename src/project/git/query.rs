@@ -271,27 +271,6 @@ impl Git {
         Ok(DiffText { text, truncated: finished.truncated })
     }
 
-    /// One line a commit, newest first: what `branch` has that `base` has not.
-    pub async fn log_lines(
-        &self,
-        base: &str,
-        branch: &str,
-        limit: usize,
-    ) -> Result<Vec<String>, GitError> {
-        let (count, range) = (format!("--max-count={limit}"), format!("{base}..{branch}"));
-        let text = self
-            .call("log")
-            .args(["--format=%h %s", "--no-color", &count, "--end-of-options", &range, "--"])
-            .text()
-            .await?;
-        Ok(text.lines().map(str::to_owned).collect())
-    }
-
-    /// The whole message of a commit.
-    pub async fn message_of(&self, commit: &str) -> Result<String, GitError> {
-        self.call("log").args(["-1", "--format=%B", "--end-of-options", commit, "--"]).text().await
-    }
-
     /// What the checkout is, in words for a version: a tag or commit, and whether it is dirty.
     pub async fn describe(&self) -> Result<String, GitError> {
         let text = self.call("describe").args(["--always", "--dirty"]).text().await?;
