@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::model_server::{Reply, Request};
@@ -97,14 +98,41 @@ const BURST: Duration = Duration::from_secs(30);
 #[tokio::test]
 async fn of_two_hundred_messages_none_is_lost() {
     let scene = Scene::new().await;
-    scene.model.always(Request::is_musher, Reply::text("all right"));
-    let all: Vec<String> = (0..200).map(|number| format!("<{number:03}>")).collect();
     let began = Instant::now();
-    let sends = all.iter().map(|text| scene.say(text));
-    stream::iter(sends).buffer_unordered(32).collect::<Vec<_>>().await;
+    let all = two_hundred(&scene).await;
     let took = began.elapsed();
     assert!(took < BURST, "200 messages took {took:?}: that is no burst");
+    each_reaches_the_model_once(&scene, &all).await;
+}
 
+/// However slowly they are sent: it hears them all at once, more than the server puts into one
+/// answer.
+#[tokio::test]
+async fn of_two_hundred_messages_that_come_while_it_is_held_up_none_is_lost() {
+    let scene = Scene::with(|musher| {
+        musher.set("/log/filter", json!("warn,musher=info,musher::chat::matrix::gather=debug"));
+    })
+    .await;
+    // Whatever the server still answers on its own account is answered.
+    scene.ask("!version").await;
+    scene.musher.signal(Signal::SIGSTOP);
+    let all = two_hundred(&scene).await;
+    scene.musher.signal(Signal::SIGCONT);
+    each_reaches_the_model_once(&scene, &all).await;
+    let gap = scene.musher.wait_for_log("a gap was paged back").await;
+    assert!(!gap.contains("events=0"), "{gap}");
+}
+
+/// Ann says two hundred things, as fast as she can.
+async fn two_hundred(scene: &Scene) -> Vec<String> {
+    scene.model.always(Request::is_musher, Reply::text("all right"));
+    let all: Vec<String> = (0..200).map(|number| format!("<{number:03}>")).collect();
+    let sends = all.iter().map(|text| scene.say(text));
+    stream::iter(sends).buffer_unordered(32).collect::<Vec<_>>().await;
+    all
+}
+
+async fn each_reaches_the_model_once(scene: &Scene, all: &[String]) {
     // A conversation holds all that was said; so does the last request, whatever the batches were.
     let told = |request: &Request| -> Vec<String> {
         let texts = request.user_texts().join("\n");
@@ -119,7 +147,7 @@ async fn of_two_hundred_messages_none_is_lost() {
     scene.said_until_now().await;
     let requests = scene.model.requests();
     let texts = requests.last().unwrap().user_texts().join("\n");
-    for text in &all {
+    for text in all {
         assert_eq!(texts.matches(text.as_str()).count(), 1, "{text} must reach the model once");
     }
 }

@@ -5,14 +5,32 @@ use crate::support::model_server::Reply;
 use crate::support::musher::{Called, Musher};
 use crate::support::scene::{Scene, is_agent, is_coordinator, report, shell};
 
-async fn on_a_small_disk(adjust: impl FnOnce(&mut Musher)) -> (Scene, Disk) {
+/// How the disk is made small.
+#[derive(Clone, Copy)]
+enum Way {
+    /// By a limit of the kernel, which looks like a quota: goes everywhere.
+    Quota,
+    /// By a file system of its own: where one may be mounted.
+    Mount,
+}
+
+/// A scene with an agent on such a disk; `None` where nobody may mount one.
+async fn on_a_small_disk(way: Way) -> Option<(Scene, Disk)> {
     let mut disk = None;
     let scene = Scene::with(|musher| {
-        disk = Some(Disk::under(musher));
-        adjust(musher);
+        disk = match way {
+            Way::Quota => Some(Disk::limited(musher)),
+            Way::Mount => Disk::mounted(musher),
+        };
+        musher.built_in_agent("coder-1");
     })
     .await;
-    (scene, disk.unwrap())
+    match (&disk, way) {
+        (Some(_), Way::Quota) => println!("ran under a quota"),
+        (Some(_), Way::Mount) => println!("ran on a file system of its own"),
+        (None, _) => println!("NOT RUN: nobody may mount a file system here"),
+    }
+    disk.map(|disk| (scene, disk))
 }
 
 /// Sends mail by the command line until the disk takes no more; returns how many were taken, and
@@ -35,19 +53,28 @@ async fn letters(musher: &Musher) -> usize {
 }
 
 #[tokio::test]
+async fn what_is_said_while_a_quota_is_met_is_answered_once_when_there_is_room() {
+    is_answered_once_when_there_is_room(Way::Quota).await;
+}
+
+#[tokio::test]
 async fn what_is_said_while_the_disk_is_full_is_answered_once_when_there_is_room() {
-    let (mut scene, disk) = on_a_small_disk(|musher| {
-        musher.built_in_agent("coder-1");
-    })
-    .await;
+    is_answered_once_when_there_is_room(Way::Mount).await;
+}
+
+async fn is_answered_once_when_there_is_room(way: Way) {
+    let Some((mut scene, disk)) = on_a_small_disk(way).await else { return };
     scene.model.on(|request| {
         let asked = is_coordinator(request) && request.last_user_text().contains("[first]");
         asked.then(|| Reply::text("Answer to [first]."))
     });
     scene.ask("!story Before").await;
+    let send = ["mail", "send", "--to", "coder-1", "--subject", "s", "--body", "Before"];
+    scene.musher.call(&send).await.succeeded();
 
     disk.fill(&scene.musher);
-    let (sent, refused) = send_until_refused(&scene.musher).await;
+    let (more, refused) = send_until_refused(&scene.musher).await;
+    let sent = 1 + more;
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("cannot be written"), "{refused:?}");
     assert!(refused.stderr.contains("disk"), "{refused:?}");
@@ -87,11 +114,17 @@ async fn what_is_said_while_the_disk_is_full_is_answered_once_when_there_is_room
 }
 
 #[tokio::test]
+async fn work_that_meets_a_quota_goes_on_when_there_is_room() {
+    work_goes_on_when_there_is_room(Way::Quota).await;
+}
+
+#[tokio::test]
 async fn work_that_meets_a_full_disk_goes_on_when_there_is_room() {
-    let (scene, disk) = on_a_small_disk(|musher| {
-        musher.built_in_agent("coder-1");
-    })
-    .await;
+    work_goes_on_when_there_is_room(Way::Mount).await;
+}
+
+async fn work_goes_on_when_there_is_room(way: Way) {
+    let Some((scene, disk)) = on_a_small_disk(way).await else { return };
     let mut held = None;
     scene.model.on({
         let (reply, hold) = Reply::text("Done.").held();
@@ -118,6 +151,15 @@ async fn work_that_meets_a_full_disk_goes_on_when_there_is_room() {
     send_until_refused(&scene.musher).await;
     held.unwrap().release();
     // What the agent says cannot be kept, so its turn does not end.
+    match disk {
+        Disk::Own(_) => drop(scene.musher.wait_for_log("cannot be written").await),
+        // The log is a file that meets the quota, too.
+        Disk::Limited => {
+            for _ in 0..10 {
+                assert_eq!(scene.items().await[0]["stage"], "coding");
+            }
+        }
+    }
     let stage = scene.items().await[0]["stage"].clone();
     assert_eq!(stage, "coding");
 

@@ -15,8 +15,8 @@ const NOTHING: &str = "--fsize=512:unlimited";
 
 /// The disk that a Musher's data directory is on.
 ///
-/// A file system of its own where one may be mounted. Elsewhere the kernel is told that this
-/// process may make no file longer than it is, which looks to it like a quota.
+/// A file system of its own, where one may be mounted; or the kernel is told that this process may
+/// make no file longer than it is, which looks to it like a quota.
 #[derive(Debug)]
 pub enum Disk {
     /// Mounted here.
@@ -26,8 +26,8 @@ pub enum Disk {
 }
 
 impl Disk {
-    /// Gives a Musher that was not started yet such a disk.
-    pub fn under(musher: &mut Musher) -> Self {
+    /// Mounts one for a Musher that was not started yet; `None` where nobody may mount.
+    pub fn mounted(musher: &mut Musher) -> Option<Self> {
         let place = musher.data();
         std::fs::create_dir_all(&place).unwrap();
         let size = format!("size={SIZE},mode=700");
@@ -35,9 +35,11 @@ impl Disk {
             .args(["-t", "tmpfs", "-o", &size, "musher-test"])
             .arg(&place)
             .output();
-        if mounted.is_ok_and(|ran| ran.status.success()) {
-            return Self::Own(place);
-        }
+        mounted.is_ok_and(|ran| ran.status.success()).then_some(Self::Own(place))
+    }
+
+    /// Has the kernel limit a Musher that was not started yet; that goes everywhere.
+    pub fn limited(musher: &mut Musher) -> Self {
         // The kernel's signal for a file that is too long would end a process that does not
         // ignore it.
         musher.wrap(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);

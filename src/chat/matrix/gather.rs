@@ -117,6 +117,7 @@ impl Gatherer<'_> {
                 }
                 let Some(from) = gap else { return Ok((None, events)) };
                 let older = self.page_back(room, from, &known).await?;
+                tracing::debug!(room = %room.room_id(), events = older.len(), "a gap was paged back");
                 let all = [older, events].concat();
                 Ok(match after_join(&all, self.own) {
                     Some((at, rest)) => (Some(at), rest),
