@@ -5,6 +5,7 @@
 # the system's own packages. When everything is there it says nothing and takes no time.
 #
 #   setup_rust          cargo, a C compiler, git
+#   setup_lints         rustfmt and clippy
 #   setup_homeserver    Synapse and matrix-nio in .cache/venv
 #   setup_clis          the CLIs of agents in .cache/npm: Claude Code, Codex, an ACP agent
 #   setup_cargo_deny    cargo-deny in .cache/cargo; the one that may fail: returns 1
@@ -114,6 +115,19 @@ setup_rust() {
     install_missing
     at_least 2.38 "$(git version | grep -oE '[0-9]+\.[0-9]+' | head -n 1)" ||
         die "git 2.38 or later is needed (merges without a checkout); this is $(git version)"
+}
+
+# A minimal toolchain has neither.
+setup_lints() {
+    local part missing=()
+    for part in fmt clippy; do
+        cargo "$part" --version >/dev/null 2>&1 || missing+=("${part/#fmt/rustfmt}")
+    done
+    ((${#missing[@]})) || return 0
+    command -v rustup >/dev/null ||
+        die "${missing[*]} is missing: install it with what your Rust came with"
+    with_progress "adding ${missing[*]} to the toolchain" rustup component add "${missing[@]}" ||
+        die "rustup could not add ${missing[*]}: run \`rustup component add ${missing[*]}\`"
 }
 
 # at_least WANTED HAVE

@@ -3,7 +3,7 @@
 //! Our tools are dynamic tools, approvals come as requests, `turn/steer` reaches a running turn,
 //! and `thread/resume` goes on with a conversation in a new process. Its own sandbox is on: the
 //! worktree is what commands may write, and of git's files just what a commit needs, so that hooks
-//! and configuration stay out of reach (see [`args::sandbox`]).
+//! and configuration stay out of reach (see `args::sandbox`).
 //!
 //! **Permissions.** Codex asks before every command (`untrusted`), and the policy answers. What is
 //! accepted still runs inside the sandbox, unless the model asked to leave it: that stands only in
