@@ -233,7 +233,7 @@ pub struct LimitsConfig {
     pub max_agents: usize,
     /// Coordinator turns that run at the same time.
     pub max_parallel_turns: usize,
-    /// Agent starts a minute, over all projects.
+    /// Agent starts a minute, over all projects; more pause all agents.
     pub max_starts_per_minute: u32,
     /// Money a day, in US dollars; none: unlimited. The day is that of `time_zone`.
     pub usd_per_day: Option<f64>,
@@ -254,7 +254,7 @@ impl Default for LimitsConfig {
         Self {
             max_agents: 4,
             max_parallel_turns: 4,
-            max_starts_per_minute: 10,
+            max_starts_per_minute: 30,
             usd_per_day: None,
             tokens_per_day: None,
             usd_per_item: None,
@@ -273,13 +273,33 @@ pub struct WatchdogConfig {
     pub tick_s: u64,
     /// Seconds without any event after which a turn is ended.
     pub stall_timeout_s: u64,
+    /// Seconds without any event after which the room is told; 0: never.
+    pub warn_after_s: u64,
+    /// Seconds without any event after which the agent is asked whether it is there; 0: never.
+    pub nudge_after_s: u64,
+    /// A cheap model of `[llm]`'s provider that is asked before a silent turn is ended; none:
+    /// nobody is asked.
+    pub triage_model: Option<String>,
+    /// So many deaths of agents within `storm_window_s` pause all agents.
+    pub storm_deaths: u32,
+    /// Seconds within which deaths are counted.
+    pub storm_window_s: u64,
     /// How often a dead session is resumed from its checkpoint.
     pub max_recoveries: u32,
 }
 
 impl Default for WatchdogConfig {
     fn default() -> Self {
-        Self { tick_s: 30, stall_timeout_s: 600, max_recoveries: 1 }
+        Self {
+            tick_s: 30,
+            stall_timeout_s: 600,
+            warn_after_s: 240,
+            nudge_after_s: 420,
+            triage_model: None,
+            storm_deaths: 5,
+            storm_window_s: 30,
+            max_recoveries: 1,
+        }
     }
 }
 

@@ -45,6 +45,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use watchdog::triage::Triage;
 
 /// How much of what is told stands in the mail's subject, in bytes.
 const SUBJECT_BYTES: usize = 120;
@@ -62,6 +63,8 @@ struct Inner {
     places: Arc<dyn Places>,
     runtimes: HashMap<RuntimeKind, Arc<dyn Runtime>>,
     tools: OnceLock<Arc<dyn ToolHost>>,
+    /// Who is asked about silent agents, if anybody is.
+    triage: OnceLock<Arc<dyn Triage>>,
     /// Sessions whose runtime is up, running a turn or not.
     live: Mutex<HashMap<AgentSessionId, Arc<Live>>>,
     /// Turns that run, and how to stop each.
@@ -145,6 +148,10 @@ impl Agents {
         runtimes: Vec<Arc<dyn Runtime>>,
     ) -> Self {
         let runtimes = runtimes.into_iter().map(|runtime| (runtime.kind(), runtime)).collect();
+        let triage = OnceLock::new();
+        if let Some(model) = watchdog::triage::configured(&config) {
+            let _fresh = triage.set(model);
+        }
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -152,6 +159,7 @@ impl Agents {
                 places,
                 runtimes,
                 tools: OnceLock::new(),
+                triage,
                 live: Mutex::default(),
                 running: Mutex::default(),
                 stopping: Mutex::default(),

@@ -6,6 +6,7 @@
 
 use super::budget::{self, Reached, Spender};
 use super::runtime::{ProbeReport, probe};
+use super::turn::settle::RATE_LIMIT;
 use super::turn::{self};
 use super::{Agents, Inner, Running, Stop, asks, hold, watchdog};
 use crate::config::Config;
@@ -28,6 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the pool waits for a hint before it looks anyway.
 const TICK: Duration = Duration::from_secs(2);
+
+/// The reason of a session that the brake holds.
+const BRAKE: &str = "brake";
 
 /// The span of the start brake.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -130,7 +134,9 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
     let may_start = inner
         .store
         .write(move |tx| {
+            brake_on_deaths(tx, &config)?;
             let everybody = held_for_all(tx, &config)?;
+            let limited = limited(&due, &config, now);
             let mut may_start = vec![];
             let mut busy = Busy::read(tx, &due, &running)?;
             for session in due {
@@ -150,7 +156,8 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
                 let project = items::find(tx, session.item)?.map(|item| item.project);
                 let held = match busy.full(tx, project.as_ref())? {
                     Some(held) => Some(held),
-                    None => held_alone(tx, &config, &session)?,
+                    None => held_alone(tx, &config, &session)?
+                        .or_else(|| behind(&limited, &config, &session)),
                 };
                 match held {
                     Some(held) => note(tx, &session, &held)?,
@@ -171,7 +178,13 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
     }
     if !held_back.is_empty() {
         let write = inner.store.write(move |tx| {
-            held_back.iter().try_for_each(|(session, held)| note(tx, session, held))
+            for (session, held) in &held_back {
+                note(tx, session, held)?;
+                if held.kind == BRAKE {
+                    pauses::begin(tx, &Scope::Pool, &held.why)?;
+                }
+            }
+            Ok::<(), StoreError>(())
         });
         write.await?;
     }
@@ -217,6 +230,44 @@ impl Busy {
             inputs: json!({"busy_here": here, "max_agents": max}),
         }))
     }
+}
+
+/// Pauses all agents when too many have died lately: what kills them kills the next, too.
+fn brake_on_deaths(tx: &Tx<'_>, config: &Config) -> Result<(), StoreError> {
+    let (most, seconds) = (config.watchdog.storm_deaths, config.watchdog.storm_window_s);
+    let window = i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+    let deaths = sessions::deaths_since(tx, tx.now().saturating_sub(window))?;
+    if deaths >= most {
+        let why = format!(
+            "{deaths} turns of agents died within {seconds} seconds, and [watchdog] storm_deaths is \
+             {most}; `agents` and `logs N` show which and why"
+        );
+        pauses::begin(tx, &Scope::Pool, &why)?;
+    }
+    Ok(())
+}
+
+/// Providers that refuse until a moment: what runs on them and the model would be refused, too.
+type Limited = Vec<(Scope, Option<String>, DateTime<Utc>)>;
+
+fn limited(sessions: &[AgentSession], config: &Config, now: DateTime<Utc>) -> Limited {
+    let found = sessions.iter().filter_map(|session| {
+        let waiting = session.waiting.as_ref().filter(|_| held(session, now))?;
+        let until = waiting.until.filter(|_| waiting.detail == RATE_LIMIT)?;
+        let agent = config.agents.iter().find(|agent| agent.name == session.agent)?;
+        Some((Scope::of_agent(agent), agent.model.clone(), until))
+    });
+    found.collect()
+}
+
+/// The rate limit of another session that would hit this one, too.
+fn behind(limited: &Limited, config: &Config, session: &AgentSession) -> Option<Held> {
+    let agent = config.agents.iter().find(|agent| agent.name == session.agent)?;
+    let scope = Scope::of_agent(agent);
+    let same = limited.iter().filter(|(of, model, _)| *of == scope && *model == agent.model);
+    let until = same.map(|(_, _, until)| *until).max()?;
+    let why = format!("its provider is rate limited until {}", until.format("%H:%M UTC"));
+    Some(Held { kind: "rate_limit", why, inputs: json!({"until": until}) })
 }
 
 /// Why a session does not go on now although it has something to be said.
@@ -277,7 +328,7 @@ pub(super) fn paused(
     config: &Config,
     session: &AgentSession,
 ) -> Result<Option<Pause>, StoreError> {
-    let mut scopes = vec![Scope::Machine];
+    let mut scopes = vec![Scope::Machine, Scope::Pool];
     let agent = config.agents.iter().find(|agent| agent.name == session.agent);
     scopes.extend(agent.map(Scope::of_agent));
     let item = items::find(conn, session.item)?;
@@ -369,7 +420,7 @@ fn start(
                  limits.max_starts_per_minute allows"
             );
             let inputs = json!({"max_starts_per_minute": max});
-            return Some(Held { kind: "brake", why, inputs });
+            return Some(Held { kind: BRAKE, why, inputs });
         }
         let turn = Running { agent: session.agent.clone(), stop, done };
         running.insert(session.id, turn);

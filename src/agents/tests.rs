@@ -23,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 mod budgets;
+mod limits;
 mod permissions;
+mod silence;
+mod storms;
 
 /// When the tests begin, unless they say otherwise.
 const NOON: &str = "2026-11-21T12:00:00Z";
@@ -43,6 +46,8 @@ enum Do {
     Hang,
     /// Goes on when so many answers were given, over all.
     Answered(usize),
+    /// Says nothing for so many seconds.
+    Rest(u64),
 }
 
 /// What the runtime was answered.
@@ -64,6 +69,8 @@ struct FakeSession {
     heard: Arc<Mutex<Vec<String>>>,
     events: mpsc::Sender<RuntimeEvent>,
     stopped: Mutex<bool>,
+    /// It hangs and takes in nothing more.
+    deaf: Arc<Mutex<bool>>,
 }
 
 #[async_trait]
@@ -90,6 +97,7 @@ impl Runtime for FakeRuntime {
             heard: Arc::clone(&self.heard),
             events,
             stopped: Mutex::new(false),
+            deaf: Arc::default(),
         }))
     }
 }
@@ -98,6 +106,9 @@ impl Runtime for FakeRuntime {
 impl Session for FakeSession {
     async fn send(&self, message: UserMessage, how: Delivery) -> Result<(), SendError> {
         hold(&self.heard).push(message.text.clone());
+        if *hold(&self.deaf) {
+            return Ok(());
+        }
         let _ = self.events.send(RuntimeEvent::Consumed(message.id)).await;
         if how == Delivery::Steer {
             return Ok(());
@@ -106,6 +117,7 @@ impl Session for FakeSession {
         let (events, store, tools) =
             (self.events.clone(), self.store.clone(), Arc::clone(&self.spec.tools));
         let answers = Arc::clone(&self.answers);
+        let deaf = Arc::clone(&self.deaf);
         tokio::spawn(async move {
             let ready = RuntimeEvent::Ready {
                 native_id: "native-1".to_owned(),
@@ -126,7 +138,8 @@ impl Session for FakeSession {
                             .await
                             .unwrap();
                     }
-                    Do::Hang => {}
+                    Do::Hang => *hold(&deaf) = true,
+                    Do::Rest(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
                     Do::Answered(count) => {
                         let mut answers = answers.subscribe();
                         answers.wait_for(|given| given.len() >= count).await.unwrap();
@@ -315,6 +328,30 @@ impl World {
     async fn events(&self) -> Vec<Event> {
         let rows = self.write(|tx| log::events_after(tx, 0, 100)).await;
         rows.into_iter().map(|row| row.event).collect()
+    }
+
+    /// What the watchdog said.
+    async fn watched(&self) -> Vec<String> {
+        let said = self.events().await.into_iter().filter_map(|event| match event {
+            Event::Watched { what, .. } => Some(what),
+            _other => None,
+        });
+        said.collect()
+    }
+
+    async fn count(&self, is: fn(&Event) -> bool) -> usize {
+        self.events().await.iter().filter(|event| is(event)).count()
+    }
+
+    /// Waits until `is` holds.
+    async fn until_true(&self, what: &str, mut is: impl AsyncFnMut(&Self) -> bool) {
+        for _ in 0..700 {
+            if is(self).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        panic!("in vain for {what}: {:#?}", self.events().await);
     }
 
     async fn deaths(&self) -> Vec<String> {

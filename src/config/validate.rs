@@ -216,6 +216,26 @@ fn check_numbers(check: &mut Check<'_>, config: &Config) {
     );
     check.positive(config.watchdog.tick_s, at!["watchdog", "tick_s"]);
     check.positive(config.watchdog.stall_timeout_s, at!["watchdog", "stall_timeout_s"]);
+    let watchdog = &config.watchdog;
+    for (key, value) in
+        [("warn_after_s", watchdog.warn_after_s), ("nudge_after_s", watchdog.nudge_after_s)]
+    {
+        check.require(
+            value <= watchdog.stall_timeout_s,
+            at!["watchdog", key],
+            "it is more than watchdog.stall_timeout_s, when the turn is ended already",
+            "make it shorter, or write 0 to switch it off",
+        );
+    }
+    let named = watchdog.triage_model.as_ref().is_none_or(|model| !model.trim().is_empty());
+    check.require(
+        named,
+        at!["watchdog", "triage_model"],
+        "it is empty",
+        "name a model, or leave it out",
+    );
+    check.positive(u64::from(watchdog.storm_deaths), at!["watchdog", "storm_deaths"]);
+    check.positive(watchdog.storm_window_s, at!["watchdog", "storm_window_s"]);
     check.positive(config.merge.gate_timeout_s, at!["merge", "gate_timeout_s"]);
     check.positive(config.merge.merge_batch as u64, at!["merge", "merge_batch"]);
     check.positive(config.merge.merge_age_warn_s, at!["merge", "merge_age_warn_s"]);

@@ -183,6 +183,9 @@ fn event(event: &Event) -> Option<(Option<ItemId>, String)> {
         }
         Event::Paused { what, reason, .. } => Some((None, format!("{what} are paused: {reason}"))),
         Event::GoesOn { what, .. } => Some((None, format!("{what} go on"))),
+        Event::Watched { item, agent, what } => {
+            Some((Some(*item), format!("{agent} on #{item} {what}")))
+        }
         Event::Trouble { item, what } => Some((Some(*item), format!("#{item} waits: {what}"))),
         Event::Unreachable { item, agent, message, .. } => {
             Some((Some(*item), format!("{agent} on #{item} cannot reach its model: {message}")))

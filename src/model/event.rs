@@ -147,6 +147,15 @@ pub enum Event {
         /// When it resumes.
         until: DateTime<Utc>,
     },
+    /// The watchdog saw something about an agent, or did something.
+    Watched {
+        /// The item.
+        item: ItemId,
+        /// The agent.
+        agent: AgentName,
+        /// What, in words that follow the agent's name.
+        what: String,
+    },
     /// A limit was reached or nearly reached.
     BudgetReached {
         /// Which, in words.

@@ -149,6 +149,7 @@ fn kind_of(event: &Event) -> &'static str {
         Event::Paused { .. } => "paused",
         Event::GoesOn { .. } => "goes_on",
         Event::Trouble { .. } => "trouble",
+        Event::Watched { .. } => "watched",
         Event::Unreachable { .. } => "unreachable",
         Event::RateLimited { .. } => "rate_limited",
         Event::BudgetReached { .. } => "budget_reached",
@@ -165,6 +166,7 @@ fn item_of(event: &Event) -> Option<ItemId> {
         | Event::Merged { item, .. }
         | Event::MergeFailed { item, .. }
         | Event::Trouble { item, .. }
+        | Event::Watched { item, .. }
         | Event::Unreachable { item, .. }
         | Event::RateLimited { item, .. }
         | Event::AgentSaid { item, .. } => Some(*item),

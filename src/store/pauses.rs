@@ -1,6 +1,6 @@
 //! What must not be used now because something is wrong that no retry mends: a runtime that is not
 //! installed or not logged in, a project without its base branch or with a gate whose program is
-//! missing, a full disk.
+//! missing, a full disk, or agents that start and die without end.
 //!
 //! A pause is told once, when it begins, and ends by itself. It is looked at again with growing
 //! distances ([`due`]); when nothing is seen to be wrong any more it is lifted on trial ([`try_again`]),
@@ -31,6 +31,8 @@ pub enum Scope {
     Project(ProjectName),
     /// Everything: the machine itself is in trouble.
     Machine,
+    /// The starts of all agents: too many, or too many that die.
+    Pool,
 }
 
 impl Scope {
@@ -45,19 +47,22 @@ impl Scope {
             Scope::Runtime(kind, Some(command)) => format!("runtime:{}:{command}", kind.as_str()),
             Scope::Project(name) => format!("project:{name}"),
             Scope::Machine => "machine".to_owned(),
+            Scope::Pool => "pool".to_owned(),
         }
     }
 
     fn project(&self) -> Option<ProjectName> {
         match self {
             Scope::Project(name) => Some(name.clone()),
-            Scope::Runtime(..) | Scope::Machine => None,
+            Scope::Runtime(..) | Scope::Machine | Scope::Pool => None,
         }
     }
 
     fn parse(key: &str) -> Option<Scope> {
-        if key == "machine" {
-            return Some(Scope::Machine);
+        match key {
+            "machine" => return Some(Scope::Machine),
+            "pool" => return Some(Scope::Pool),
+            _ => {}
         }
         match key.split_once(':')? {
             ("project", name) => Some(Scope::Project(name.into())),
@@ -81,7 +86,7 @@ impl Scope {
                 format!("Agents that run on {} by `{command}`", kind.as_str())
             }
             Scope::Project(name) => format!("Agents in project {name}"),
-            Scope::Machine => "All agents".to_owned(),
+            Scope::Machine | Scope::Pool => "All agents".to_owned(),
         }
     }
 }
@@ -279,6 +284,7 @@ mod tests {
             Scope::Runtime(RuntimeKind::ClaudeCode, Some("/opt/a:b/claude".to_owned())),
             Scope::Project("demo".into()),
             Scope::Machine,
+            Scope::Pool,
         ] {
             assert_eq!(Scope::parse(&scope.key()), Some(scope));
         }

@@ -178,6 +178,16 @@ pub fn fired(tx: &Tx<'_>, id: TimerId, next: Option<DateTime<Utc>>) -> Result<()
     Ok(())
 }
 
+/// Takes back the timers at which an item's agent was to go on.
+pub fn cancel_resumes(tx: &Tx<'_>, item: ItemId) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "UPDATE timers SET state = 'cancelled'
+         WHERE item = ?1 AND kind = 'resume' AND state = 'waiting'",
+    )?
+    .execute([item])?;
+    Ok(())
+}
+
 /// Takes a waiting timer back; says whether it still waited.
 pub fn cancel(tx: &Tx<'_>, id: TimerId) -> Result<bool, StoreError> {
     let changed = tx

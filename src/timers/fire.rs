@@ -1,10 +1,11 @@
 //! Firing: what is due, in one transaction with its effect, then sleep till the next.
 
 use super::{Timer, TimerKind, absolute, next_of, parse_zone};
+use crate::model::agent::{SessionState, WaitingFor};
 use crate::model::chat::{Incoming, IncomingBody, Outgoing};
 use crate::model::event::Event;
 use crate::model::ids::PersonId;
-use crate::store::{Store, StoreError, Tx, inbox, log, outbox, timers as rows};
+use crate::store::{Store, StoreError, Tx, agents as sessions, inbox, log, outbox, timers as rows};
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use std::time::Duration;
@@ -105,11 +106,23 @@ fn effect(tx: &Tx<'_>, timer: &Timer, late: Option<&str>) -> Result<(), StoreErr
     match timer.set.kind {
         TimerKind::Reminder => remind(tx, timer, late),
         TimerKind::Prompt => prompt(tx, timer, late),
-        TimerKind::Start | TimerKind::Resume => {
+        TimerKind::Resume => resume(tx, timer),
+        TimerKind::Start => {
             log::append_event(tx, &Event::TimerFired { timer: timer.id })?;
             Ok(())
         }
     }
+}
+
+/// Lets a session go on that a rate limit held; one that went on since, or ended, is left alone.
+fn resume(tx: &Tx<'_>, timer: &Timer) -> Result<(), StoreError> {
+    let Some(item) = timer.set.item else { return Ok(()) };
+    let Some(session) = sessions::live_session_of(tx, item)? else { return Ok(()) };
+    let limited = session.waiting.is_some_and(|waiting| waiting.what == WaitingFor::RateLimit);
+    if limited && session.state == SessionState::Waiting {
+        sessions::move_state(tx, session.id, SessionState::BetweenTurns)?;
+    }
+    Ok(())
 }
 
 fn remind(tx: &Tx<'_>, timer: &Timer, late: Option<&str>) -> Result<(), StoreError> {

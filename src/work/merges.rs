@@ -61,6 +61,7 @@ fn take(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
         | Event::Paused { .. }
         | Event::GoesOn { .. }
         | Event::Trouble { .. }
+        | Event::Watched { .. }
         | Event::Unreachable { .. }
         | Event::RateLimited { .. }
         | Event::BudgetReached { .. }

@@ -173,6 +173,11 @@ fn announce_event(tx: &Tx<'_>, row: &EventRow) -> Result<(), WorkError> {
         Event::GoesOn { what, project } => {
             say_to_all(tx, project.as_ref(), &text::goes_on(what), &key)
         }
+        Event::Watched { item, agent, what } => {
+            let Some(item) = items::find(tx, *item)? else { return Ok(()) };
+            let text = text::watched(&item, agent.as_str(), what);
+            say(tx, &item, Said::Result(text), &key)
+        }
         Event::Trouble { item, what } => {
             let Some(item) = items::find(tx, *item)? else { return Ok(()) };
             say(tx, &item, Said::Result(text::trouble(&item, what)), &key)

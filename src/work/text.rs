@@ -305,6 +305,11 @@ pub(super) fn landed_late(item: &Item, commit: &str) -> String {
     )
 }
 
+/// What the watchdog saw or did.
+pub(super) fn watched(item: &Item, agent: &str, what: &str) -> String {
+    format!("⏳ {}: {agent} {}.", head(item), what.trim().trim_end_matches('.'))
+}
+
 /// An agent cannot reach its model.
 pub(super) fn unreachable(item: &Item, agent: &str, message: &str, until: DateTime<Utc>) -> String {
     let (message, until) = (message.trim().trim_end_matches('.'), until.format("%H:%M:%S UTC"));

@@ -367,6 +367,8 @@ impl World for Workshop {
                 // Whatever was wrong with it, nobody works in it any more.
                 None => None,
             },
+            // Only starts can tell.
+            Scope::Pool => None,
             Scope::Machine => {
                 let dir = self.store.data_dir().to_owned();
                 let room = tokio::task::spawn_blocking(move || has_room(&dir)).await;

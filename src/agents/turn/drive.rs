@@ -2,12 +2,15 @@
 
 use super::compose::{compose, letter};
 use super::settle::stopped;
+use super::silent::follow;
 use super::waits::{DENIALS_MAX, Waits};
 use super::{Begun, Inner, Live, Stop, start};
 use crate::agents::budget::{self, Reached, Spender};
 use crate::agents::hold;
 use crate::agents::process::ExitReport;
 use crate::agents::runtime::{Delivery, RuntimeEvent, TurnOutcome, UserMessage};
+use crate::agents::watchdog::silence::Silence;
+use crate::agents::watchdog::triage::Advice;
 use crate::failpoint::failpoint;
 use crate::model::agent::{Failure, SessionState, TurnEnd};
 use crate::model::event::Event;
@@ -22,6 +25,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -34,7 +38,7 @@ const TOUCH_EVERY: Duration = Duration::from_secs(2);
 /// How long a message that came too late for the turn may take to begin another one.
 const AFTERTHOUGHT: Duration = Duration::from_secs(3);
 
-/// How long a tool that is known to run may be silent, as a multiple of the stall time-out.
+/// How much longer silence is borne while a tool is known to run.
 const TOOL_PATIENCE: u32 = 3;
 
 /// How long a turn may take to end by itself after nobody answered what it asked.
@@ -57,10 +61,14 @@ pub(super) struct Progress {
     pub note: Option<String>,
     /// Whether anything at all was heard.
     pub heard: bool,
+    /// What is told before the prompt: where the work stood that was cut off.
+    pub checkpoint: Option<String>,
     /// Tools that run.
     tools: HashSet<String>,
     /// Messages that the model has not taken in yet.
     unconsumed: HashSet<Uuid>,
+    /// Questions of ours whether it is there: a turn that ends has answered them.
+    pub asked: HashSet<Uuid>,
     last_touch: Option<Instant>,
     blocked: bool,
 }
@@ -82,7 +90,8 @@ pub(super) async fn drive(
 ) -> TurnEnd {
     let mut events = live.events.lock().await;
     let store = &inner.store;
-    let mut driver = Driver { inner, begun, live, progress, store, waits: Waits::default() };
+    let waits = Waits::default();
+    let mut driver = Driver { inner, begun, live, progress, store, waits, woken: false };
     let end = match driver.give_prompt().await {
         Ok(()) => {
             failpoint("agent-prompted");
@@ -97,7 +106,7 @@ pub(super) async fn drive(
 }
 
 /// Why the reading ended.
-enum Over {
+pub(super) enum Over {
     /// The runtime said so; it is idle.
     Turn(TurnOutcome),
     /// The process is gone.
@@ -118,9 +127,11 @@ pub(super) struct Driver<'a> {
     pub inner: &'a Arc<Inner>,
     pub begun: &'a Begun,
     pub live: &'a Arc<Live>,
-    progress: &'a mut Progress,
+    pub progress: &'a mut Progress,
     pub store: &'a Store,
     pub waits: Waits,
+    /// Whether it was silent for too long and is heard again.
+    woken: bool,
 }
 
 impl Driver<'_> {
@@ -133,7 +144,7 @@ impl Driver<'_> {
             .await
             .map_err(|error: StoreError| anyhow::anyhow!(error))?;
         let mut text = compose(&self.begun.prompt, &claimed);
-        if let Some(note) = &self.progress.note {
+        for note in [&self.progress.checkpoint, &self.progress.note].into_iter().flatten() {
             text = format!("{note}\n\n{text}");
         }
         self.send("Musher says:".to_owned(), text, Delivery::NextTurn).await
@@ -156,16 +167,21 @@ impl Driver<'_> {
         // Set when nobody answered: the turn is to end by itself until then.
         let mut ends_by: Option<Instant> = None;
         let wall = self.begun.at + self.begun.effort.time_left();
-        let mut heard_at = Instant::now();
+        let mut silence = self.silence();
+        let mut triage: Option<JoinHandle<Advice>> = None;
         // Set when the turn is over but a message of ours still waits in the runtime.
         let mut afterthought: Option<(Instant, TurnOutcome)> = None;
         loop {
-            let patience = self.patience();
+            let step = silence.next(self.patience_factor());
             tokio::select! {
                 biased;
                 why = told_to_stop(stop) => return Over::Stopped(why),
                 event = events.recv() => {
-                    heard_at = Instant::now();
+                    let heard_at = Instant::now();
+                    self.woken |= silence.heard(heard_at);
+                    if let Some(asked) = triage.take() {
+                        asked.abort();
+                    }
                     match event {
                         None => return Over::Gone,
                         Some(RuntimeEvent::Exited(report)) => {
@@ -176,7 +192,10 @@ impl Driver<'_> {
                             };
                         }
                         Some(RuntimeEvent::TurnEnd(outcome)) => {
-                            if outcome != TurnOutcome::Done || self.progress.unconsumed.is_empty() {
+                            self.take_back_questions().await;
+                            let all_said = self.progress.unconsumed.is_empty()
+                                && self.progress.asked.is_empty();
+                            if outcome != TurnOutcome::Done || all_said {
                                 return Over::Turn(outcome);
                             }
                             afterthought = Some((heard_at + AFTERTHOUGHT, outcome));
@@ -209,7 +228,7 @@ impl Driver<'_> {
                     }
                 }
                 () = request_hints.changed(), if self.waits.is_waiting() => {
-                    heard_at = Instant::now();
+                    self.woken |= silence.heard(Instant::now());
                     if let Err(error) = self.deliver().await {
                         return Over::Failed(Failure::Crash, format!("{error:#}"));
                     }
@@ -219,12 +238,12 @@ impl Driver<'_> {
                     }
                 }
                 () = sleep_until(self.waits.until()) => {
-                    heard_at = Instant::now();
+                    self.woken |= silence.heard(Instant::now());
                     if let Err(error) = self.lapse().await {
                         return Over::Failed(Failure::Crash, format!("{error:#}"));
                     }
                     if self.waits.lapsed {
-                        ends_by.get_or_insert(heard_at + LAPSED_GRACE);
+                        ends_by.get_or_insert(Instant::now() + LAPSED_GRACE);
                     }
                 }
                 () = sleep_until(ends_by) => return Over::Person,
@@ -233,8 +252,17 @@ impl Driver<'_> {
                         return Over::Turn(outcome);
                     }
                 }
-                () = tokio::time::sleep_until(heard_at + patience), if !self.waits.is_waiting() => {
-                    return Over::Stalled;
+                () = sleep_until(step.map(|(at, _)| at)), if !self.waits.is_waiting() => {
+                    let step = step.map(|(_, step)| step);
+                    if let Err(over) = self.step(step, &mut silence, &mut triage).await {
+                        return over;
+                    }
+                }
+                advice = answer_of(&mut triage) => {
+                    triage = None;
+                    if let Err(over) = follow(advice, &mut silence) {
+                        return over;
+                    }
                 }
                 // The time of people is not the agent's.
                 () = tokio::time::sleep_until(wall + self.waits.waited),
@@ -248,16 +276,16 @@ impl Driver<'_> {
         }
     }
 
-    /// How long silence is borne: longer while a tool is known to run.
-    fn patience(&self) -> Duration {
-        let seconds = self.begun.config.stall_timeout_s;
-        let seconds = seconds.unwrap_or(self.inner.config.watchdog.stall_timeout_s).max(1);
-        let patience = Duration::from_secs(seconds);
-        if self.progress.tools.is_empty() && !self.progress.blocked {
-            patience
-        } else {
-            patience * TOOL_PATIENCE
-        }
+    fn silence(&self) -> Silence {
+        let watchdog = &self.inner.config.watchdog;
+        let seconds = self.begun.config.stall_timeout_s.unwrap_or(watchdog.stall_timeout_s).max(1);
+        Silence::new(watchdog, Duration::from_secs(seconds), Instant::now())
+    }
+
+    /// How much longer than usual silence is borne: while a tool is known to run.
+    fn patience_factor(&self) -> u32 {
+        let busy = !self.progress.tools.is_empty() || self.progress.blocked;
+        if busy { TOOL_PATIENCE } else { 1 }
     }
 
     /// Takes in an event; returns the limit that is reached with it, if one is.
@@ -303,7 +331,7 @@ impl Driver<'_> {
         if kept.touch {
             self.progress.last_touch = Some(now);
         }
-        kept.first = first;
+        kept.first = first || std::mem::take(&mut self.woken);
         self.write(kept).await
     }
 
@@ -383,6 +411,7 @@ impl Driver<'_> {
 
     /// The model has a message: when it has all, the mail in them is acknowledged.
     async fn consumed(&mut self, id: Uuid) -> anyhow::Result<()> {
+        self.progress.asked.remove(&id);
         if !self.progress.unconsumed.remove(&id) || !self.progress.unconsumed.is_empty() {
             return Ok(());
         }
@@ -536,6 +565,14 @@ async fn told_to_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Option<Stop> 
         Ok(why) => why,
         // Nobody can tell any more.
         Err(_closed) => std::future::pending().await,
+    }
+}
+
+/// Waits for an answer; for ever when nobody is asked. A failure means to wait. Cancel-safe.
+async fn answer_of(triage: &mut Option<JoinHandle<Advice>>) -> Advice {
+    match triage {
+        Some(asked) => asked.await.unwrap_or(Advice::Extend),
+        None => std::future::pending().await,
     }
 }
 

@@ -4,9 +4,11 @@
 //! the process dies after it: a turn row without a result, perhaps a process row without an end.
 //! `recover` reads both at the next start.
 
+mod checkpoint;
 mod compose;
 mod drive;
 pub(super) mod settle;
+mod silent;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -20,7 +22,7 @@ use crate::model::agent::{Failure, TurnEnd};
 use crate::model::ids::{AgentSessionId, TurnId};
 use crate::project::Fault;
 use crate::store::agents::{self as sessions, AgentSession, LeaseOutcome};
-use crate::store::{Owner, StoreError, meta, start_time};
+use crate::store::{Owner, StoreError, meta, start_time, timers};
 use drive::Progress;
 use std::sync::{Arc, LazyLock};
 use tokio::sync::watch;
@@ -104,6 +106,7 @@ async fn begin(inner: &Arc<Inner>, id: AgentSessionId) -> anyhow::Result<Option<
                 sessions::release_lease(tx, &agent.name, id)?;
                 return Ok(None);
             };
+            timers::cancel_resumes(tx, session.item)?;
             let prompt = session.pending_prompt.clone().unwrap_or_default();
             sessions::append_turn_event(tx, turn, id, "prompt", &prompt)?;
             Ok::<_, StoreError>(Some(Begun {
@@ -143,6 +146,9 @@ async fn go(inner: &Arc<Inner>, begun: &Begun, mut stop: watch::Receiver<Option<
             return Ended::failed(failure, message, progress);
         }
     };
+    let session = &begun.session;
+    progress.checkpoint =
+        checkpoint::of(&inner.store, &session.agent, session.item, &place.dir).await;
     for attempt in 0..2 {
         let cold = attempt > 0;
         let live = match start::up(inner, begun, &place, cold, &stop).await {
@@ -160,8 +166,9 @@ async fn go(inner: &Arc<Inner>, begun: &Begun, mut stop: watch::Receiver<Option<
         }
         tracing::warn!(agent = %begun.session.agent, "its session is lost; starting it cold");
         start::down(inner, begun.session.id).await;
+        let checkpoint = progress.checkpoint.take();
         progress = Progress::default();
-        progress.note = Some(start::COLD.to_owned());
+        (progress.checkpoint, progress.note) = (checkpoint, Some(start::COLD.to_owned()));
     }
     Ended::failed(Failure::SessionLost, "its session is lost".to_owned(), progress)
 }
@@ -210,4 +217,4 @@ impl Ended {
     }
 }
 
-pub(super) use start::down;
+pub(super) use start::{down, down_dead};

@@ -12,6 +12,7 @@ use crate::model::agent::{Failure, SessionState, TurnEnd, TurnResult, Waiting, W
 use crate::model::event::Event;
 use crate::store::agents::{self as sessions, AgentSession, MoveOutcome};
 use crate::store::pauses::{self, Scope};
+use crate::store::timers::{self, NewTimer, TimerKind};
 use crate::store::{StoreError, Tx, items, log, mail};
 use chrono::{DateTime, Duration, Utc};
 use rusqlite::Connection;
@@ -31,6 +32,16 @@ const PROVIDER_PAUSE_MAX_S: i64 = 600;
 
 /// The failure of the provider in a row that the room hears about.
 const TOLD_AT: u32 = 2;
+
+/// How long a provider is left alone that refuses again without saying until when; doubled by each
+/// further time.
+const LIMIT_PAUSE_S: i64 = 60;
+
+/// The longest such time.
+const LIMIT_PAUSE_MAX_S: i64 = 900;
+
+/// What a session waits for that a provider refuses.
+pub(in crate::agents) const RATE_LIMIT: &str = "a rate limit of the provider";
 
 /// What an agent is told that ended its turn without saying why.
 const ASK_TO_REPORT: &str = "You ended your turn without a report. If the work is finished and \
@@ -53,6 +64,8 @@ pub(super) struct Facts {
     pub recoveries: (u32, u32),
     /// How often the provider failed in a row, with this time.
     pub provider_failures: u32,
+    /// How often the provider refused in a row before, because of a rate limit.
+    pub limits_before: u32,
     pub now: DateTime<Utc>,
 }
 
@@ -132,12 +145,14 @@ pub(super) fn verdict(facts: &Facts) -> Verdict {
             Verdict::GoOn { why: what.clone(), counted: false }
         }
         TurnEnd::Limit { what, resumes: false } => Verdict::Die { reason: what.clone() },
-        TurnEnd::RateLimited { until } => Verdict::Later {
-            until: *until,
-            why: "a rate limit of the provider".to_owned(),
-            limited: true,
-            told: false,
-        },
+        TurnEnd::RateLimited { until } => {
+            // One that refuses again is asked more and more rarely; that is no news.
+            let again = facts.limits_before;
+            let rest = (LIMIT_PAUSE_S << again.saturating_sub(1).min(10)).min(LIMIT_PAUSE_MAX_S);
+            let rest = facts.now + Duration::seconds(if again > 0 { rest } else { 0 });
+            let (until, told) = ((*until).max(rest), again > 0);
+            Verdict::Later { until, why: RATE_LIMIT.to_owned(), limited: true, told }
+        }
         TurnEnd::Failed { failure, message } => failed(facts, *failure, message),
     }
 }
@@ -194,7 +209,7 @@ pub(super) async fn settle(inner: &Arc<Inner>, begun: &Begun, ended: Ended) -> a
     let exit = progress.exit.take().unwrap_or_default();
     let result = result(begun, &asked.end, &progress, &exit);
     let (turn, prompt) = (begun.turn, begun.prompt.clone());
-    let config = begun.config.clone();
+    let (config, zone) = (begun.config.clone(), inner.config.time_zone.clone());
     let after = inner
         .store
         .write(move |tx| {
@@ -205,8 +220,15 @@ pub(super) async fn settle(inner: &Arc<Inner>, begun: &Begun, ended: Ended) -> a
             result.contract_violation = verdict == Verdict::Violation;
             if begun_work(&facts) {
                 pauses::succeeded(tx, &Scope::of_agent(&config))?;
+                pauses::succeeded(tx, &Scope::Pool)?;
             }
-            let moves = Moves { prompt: &prompt, consumed: facts.consumed, config: Some(&config) };
+            let moves = Moves {
+                prompt: &prompt,
+                consumed: facts.consumed,
+                config: Some(&config),
+                zone: &zone,
+                seen_by: if facts.end == TurnEnd::Stalled { WATCHDOG } else { RUNNER },
+            };
             apply(tx, &session, &verdict, &moves)?;
             result.state_after = sessions::find_session(tx, session.id)?
                 .map_or(session.state, |session| session.state);
@@ -243,14 +265,15 @@ impl Asked {
             .filter(|report| Some(report.id) > self.baseline)
             .filter(|report| report.session.is_none_or(|of| of == session.id))
             .map(|report| report.id);
-        let provider_failures = sessions::turns_of_session(conn, session.id)?
-            .iter()
-            .rev()
-            .filter_map(|turn| turn.result.as_ref())
-            .take_while(|result| {
-                matches!(result.end, TurnEnd::Failed { failure: Failure::Provider, .. })
-            })
-            .count();
+        let turns = sessions::turns_of_session(conn, session.id)?;
+        let in_a_row = |is: fn(&TurnEnd) -> bool| {
+            let ends = turns.iter().rev().filter_map(|turn| turn.result.as_ref());
+            let count = ends.take_while(|result| is(&result.end)).count();
+            u32::try_from(count).unwrap_or(u32::MAX)
+        };
+        let provider_failures =
+            in_a_row(|end| matches!(end, TurnEnd::Failed { failure: Failure::Provider, .. }));
+        let limits_before = in_a_row(|end| matches!(end, TurnEnd::RateLimited { .. }));
         // What a person has not answered is waited for, whether it was announced or not.
         let open = asks::open_of(conn, session.id)?;
         let for_person =
@@ -263,9 +286,8 @@ impl Asked {
             contract_asked: session.contract_asked,
             consumed: self.consumed,
             recoveries: (session.recoveries, self.max_recoveries),
-            provider_failures: u32::try_from(provider_failures)
-                .unwrap_or(u32::MAX)
-                .saturating_add(1),
+            provider_failures: provider_failures.saturating_add(1),
+            limits_before,
             now: self.now,
         };
         Ok(Some((session, facts, report)))
@@ -328,7 +350,17 @@ struct Moves<'a> {
     consumed: bool,
     /// The agent, where it is known.
     config: Option<&'a AgentConfig>,
+    /// The installation's time zone.
+    zone: &'a str,
+    /// Who saw the end.
+    seen_by: &'static str,
 }
+
+/// Who sees how turns end.
+pub(in crate::agents) const RUNNER: &str = "runner";
+
+/// Who sees what no turn sees.
+pub(in crate::agents) const WATCHDOG: &str = "watchdog";
 
 /// Whether a turn got as far as the model: its runtime works.
 fn begun_work(facts: &Facts) -> bool {
@@ -406,7 +438,7 @@ fn follow(
     moves: &Moves<'_>,
 ) -> Result<(), StoreError> {
     let id = session.id;
-    let Moves { prompt, consumed, config } = *moves;
+    let Moves { prompt, consumed, config, zone, seen_by } = *moves;
     match verdict {
         Verdict::Complete => {}
         Verdict::Wait(_) => {
@@ -423,13 +455,16 @@ fn follow(
         }
         Verdict::Violation => {
             let reason = "it ended without a report, also when it was asked for one";
-            died(tx, session, reason)?;
+            died(tx, session, reason, seen_by)?;
         }
         Verdict::Later { until, why, limited, told } => {
             sessions::set_prompt(tx, id, &go_on(why, prompt, consumed))?;
             let (item, agent, until) = (session.item, session.agent.clone(), *until);
             if *limited {
-                log::append_event(tx, &Event::RateLimited { item, agent, until })?;
+                resume_at(tx, session, until, why, zone)?;
+                if !told {
+                    log::append_event(tx, &Event::RateLimited { item, agent, until })?;
+                }
             } else if !told {
                 let message = why.clone();
                 log::append_event(tx, &Event::Unreachable { item, agent, message, until })?;
@@ -447,8 +482,34 @@ fn follow(
         Verdict::Pause { failure, reason } => {
             pauses::begin(tx, &scope_of(tx, session, *failure, config)?, reason)?;
         }
-        Verdict::Die { reason } => died(tx, session, reason)?,
+        Verdict::Die { reason } => died(tx, session, reason, seen_by)?,
     }
+    Ok(())
+}
+
+/// Sets the timer at which a session goes on that a provider refuses: one an item.
+fn resume_at(
+    tx: &Tx<'_>,
+    session: &AgentSession,
+    until: DateTime<Utc>,
+    why: &str,
+    zone: &str,
+) -> Result<(), StoreError> {
+    timers::cancel_resumes(tx, session.item)?;
+    timers::insert(
+        tx,
+        &NewTimer {
+            kind: TimerKind::Resume,
+            session: None,
+            person: None,
+            created_by: mail::MUSHER.to_owned(),
+            item: Some(session.item),
+            text: format!("{} goes on after {why}", session.agent),
+            due_at: until,
+            cron: None,
+            zone: zone.to_owned(),
+        },
+    )?;
     Ok(())
 }
 
@@ -470,13 +531,14 @@ pub(in crate::agents) fn died(
     tx: &Tx<'_>,
     session: &AgentSession,
     reason: &str,
+    seen_by: &str,
 ) -> Result<(), StoreError> {
     let event = Event::WorkerDied {
         session: session.id,
         agent: session.agent.clone(),
         item: session.item,
         reason: reason.to_owned(),
-        seen_by: "runner".to_owned(),
+        seen_by: seen_by.to_owned(),
     };
     log::append_event(tx, &event)?;
     Ok(())
@@ -512,7 +574,13 @@ pub(in crate::agents) fn settle_cut_off(
         sessions::clear_recoveries(tx, session.id)?;
     }
     let verdict = verdict(&facts);
-    let moves = Moves { prompt: &turn.prompt, consumed: facts.consumed, config: None };
+    let moves = Moves {
+        prompt: &turn.prompt,
+        consumed: facts.consumed,
+        config: None,
+        zone: "UTC",
+        seen_by: WATCHDOG,
+    };
     apply(tx, &session, &verdict, &moves)?;
     let state_after =
         sessions::find_session(tx, session.id)?.map_or(session.state, |session| session.state);

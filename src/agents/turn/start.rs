@@ -12,11 +12,12 @@ use crate::llm::prompts::Prompts;
 use crate::model::agent::Failure;
 use crate::model::ids::AgentSessionId;
 use crate::store::agents as sessions;
+use crate::store::costs::{self, Cost, Source};
 use crate::store::{Store, StoreError};
 use async_trait::async_trait;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{MutexGuard, mpsc, watch};
 use tokio::time::Instant;
 
 /// What a cold start after a lost session is told.
@@ -44,7 +45,7 @@ pub(super) async fn up(
     let id = begun.session.id;
     let kept = hold(&inner.live).get(&id).cloned();
     if let Some(live) = kept {
-        if still_up(&live).await {
+        if still_up(inner, &live, live.events.lock().await).await {
             live.tools.set_turn(begun.turn);
             return Ok(Some(Up { live, resumed: false }));
         }
@@ -75,16 +76,56 @@ pub(super) async fn up(
     Ok(Some(Up { live, resumed }))
 }
 
-/// Whether an idle runtime is there still; what it said while nobody listened is dropped.
-async fn still_up(live: &Live) -> bool {
-    let mut events = live.events.lock().await;
-    loop {
-        match events.try_recv() {
-            Ok(RuntimeEvent::Exited(_)) | Err(TryRecvError::Disconnected) => return false,
-            Ok(_said_while_idle) => {}
-            Err(TryRecvError::Empty) => return true,
+/// Takes down runtimes that ended while nobody drove them; their sessions are resumed when they go
+/// on.
+pub(in crate::agents) async fn down_dead(inner: &Arc<Inner>) {
+    let idle: Vec<(AgentSessionId, Arc<Live>)> = {
+        let running = hold(&inner.running);
+        let live = hold(&inner.live);
+        let idle = live.iter().filter(|(id, _)| !running.contains_key(id));
+        idle.map(|(id, live)| (*id, Arc::clone(live))).collect()
+    };
+    for (session, live) in idle {
+        // A turn that has just begun holds the events.
+        let Ok(events) = live.events.try_lock() else { continue };
+        if !still_up(inner, &live, events).await && !hold(&inner.running).contains_key(&session) {
+            down(inner, session).await;
         }
     }
+}
+
+/// Whether an idle runtime is there still. What it said while nobody listened is dropped, but for
+/// what it used: a turn that began by itself is paid for like any other.
+async fn still_up(
+    inner: &Arc<Inner>,
+    live: &Live,
+    mut events: MutexGuard<'_, mpsc::Receiver<RuntimeEvent>>,
+) -> bool {
+    let mut spent = vec![];
+    let up = loop {
+        match events.try_recv() {
+            Ok(RuntimeEvent::Exited(_)) | Err(TryRecvError::Disconnected) => break false,
+            Ok(RuntimeEvent::Used { usage, microusd, model }) => spent.push(Cost {
+                source: Source::Agent,
+                name: live.tools.agent.to_string(),
+                model,
+                item: Some(live.tools.item),
+                project: Some(live.tools.project.clone()),
+                usage,
+                microusd,
+            }),
+            Ok(_said_while_idle) => {}
+            Err(TryRecvError::Empty) => break true,
+        }
+    };
+    if !spent.is_empty() {
+        let write =
+            inner.store.write(move |tx| spent.iter().try_for_each(|c| costs::record(tx, c)));
+        if let Err(error) = write.await as Result<(), StoreError> {
+            tracing::error!(%error, "what an idle agent has used was not counted");
+        }
+    }
+    up
 }
 
 async fn spec(

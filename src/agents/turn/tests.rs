@@ -13,6 +13,7 @@ fn facts(end: TurnEnd) -> Facts {
         consumed: true,
         recoveries: (0, 1),
         provider_failures: 1,
+        limits_before: 0,
         now: Utc::now(),
     }
 }

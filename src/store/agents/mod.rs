@@ -18,9 +18,9 @@ pub use processes::{
 };
 pub use reports::{NewReport, Report, newest_report, record_report, report, reports_of_item};
 pub use turns::{
-    Turn, TurnEvent, append_message, append_turn_event, begin_turn, events_of_turn, files_read,
-    finish_turn, messages, report_before, session_events, turn, turn_events, turns_of_session,
-    turns_since, unfinished_turns,
+    Turn, TurnEvent, append_message, append_turn_event, begin_turn, deaths_since, events_of_turn,
+    files_read, finish_turn, messages, report_before, session_events, turn, turn_events,
+    turns_of_session, turns_since, unfinished_turns,
 };
 
 use super::types::Json;

@@ -52,6 +52,18 @@ pub fn turns_since(conn: &Connection, since: i64, most: u32) -> Result<u32, Stor
     Ok(statement.query_row(params![since, most], |row| row.get(0))?)
 }
 
+/// How many turns have died since `since` (milliseconds since the epoch): their runtime could not
+/// begin, ended in the middle, said nothing any more or nothing that can be understood.
+pub fn deaths_since(conn: &Connection, since: i64) -> Result<u32, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT count(*) FROM turns WHERE ended_at > ?1
+           AND (json_extract(result, '$.end.end') = 'stalled'
+                OR json_extract(result, '$.end.failure')
+                   IN ('crash', 'protocol', 'session_lost', 'unusable'))",
+    )?;
+    Ok(statement.query_row([since], |row| row.get(0))?)
+}
+
 /// Begins a turn with the prompt that waits, which moves from the session into the turn's row.
 ///
 /// `None` when there is nothing to say: no turn then.

@@ -235,7 +235,11 @@ fn held_for_all(tx: &Tx<'_>) -> Result<Option<Hold>, WorkError> {
             inputs: json!({"stopped_by": who}),
         }));
     }
-    Ok(pauses::find(tx, &Scope::Machine)?.map(|pause| Hold {
+    let pause = match pauses::find(tx, &Scope::Machine)? {
+        Some(pause) => Some(pause),
+        None => pauses::find(tx, &Scope::Pool)?,
+    };
+    Ok(pause.map(|pause| Hold {
         kind: "machine",
         why: format!("waits, because no agent may start now: {}", pause.reason),
         inputs: json!({"since": pause.since, "looks": pause.looks}),

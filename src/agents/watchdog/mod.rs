@@ -4,13 +4,17 @@
 //! record and whose processes disagree, and orphans that nobody collects. One action per change of
 //! level, never one per tick.
 
+pub(super) mod silence;
+pub(super) mod triage;
+
 use super::budget::{self, Spender};
-use super::process::{Ident, reap_orphans};
-use super::{Inner, Stop, hold, recover};
+use super::process::{Ident, Marked, find_marked, reap_orphans};
+use super::{Inner, Stop, hold, recover, turn};
 use crate::model::agent::SessionState;
+use crate::model::event::Event;
 use crate::model::ids::AgentSessionId;
-use crate::store::StoreError;
 use crate::store::agents as sessions;
+use crate::store::{StoreError, log, told};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,10 +47,55 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
             }
             Err(error) => tracing::error!(%error, "the watchdog could not read the sessions"),
         }
+        if let Err(error) = survivors(inner).await {
+            tracing::error!(%error, "the watchdog could not look at processes");
+        }
+        turn::down_dead(inner).await;
         if let Err(error) = enforce_limits(inner).await {
             tracing::error!(%error, "the watchdog could not look at the limits");
         }
     }
+}
+
+/// Shows processes that live on although their session is over, once each; forgets those that are
+/// gone. They are not killed here: whoever ended the session has tried, and a person decides.
+async fn survivors(inner: &Arc<Inner>) -> Result<(), StoreError> {
+    let recorded = inner.store.read(sessions::live_processes).await?;
+    let up: HashSet<AgentSessionId> = {
+        let (live, running) = (hold(&inner.live), hold(&inner.running));
+        live.keys().chain(running.keys()).copied().collect()
+    };
+    let left: Vec<_> = recorded.into_iter().filter(|row| !up.contains(&row.session)).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let looked = tokio::task::spawn_blocking(move || {
+        let alive =
+            |row: &sessions::ProcessRow| !find_marked(Marked::Exactly(&row.marker)).is_empty();
+        left.into_iter().map(|row| (alive(&row), row)).collect::<Vec<_>>()
+    });
+    let looked = looked.await.unwrap_or_default();
+    let write = inner.store.write(move |tx| {
+        for (alive, row) in looked {
+            let Some(session) = sessions::find_session(tx, row.session)? else { continue };
+            if !session.state.is_over() {
+                continue;
+            }
+            if !alive {
+                sessions::end_process(tx, row.id)?;
+            } else if told::once(tx, &format!("survivor:{}", row.id))? {
+                let (item, agent) = (session.item, session.agent);
+                let what = format!(
+                    "has ended, but a process of it lives on (pid {}) and could not be killed; \
+                     `stop {item}` tries it again",
+                    row.pid
+                );
+                log::append_event(tx, &Event::Watched { item, agent, what })?;
+            }
+        }
+        Ok(())
+    });
+    write.await
 }
 
 /// Ends turns whose limits others have used up: a turn looks itself only when it spends.
