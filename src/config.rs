@@ -55,6 +55,9 @@ pub struct Config {
     /// The watchdog over agents.
     #[serde(default)]
     pub watchdog: WatchdogConfig,
+    /// Mail among agents, coordinator and people.
+    #[serde(default)]
+    pub mail: MailConfig,
     /// The merge queue.
     #[serde(default)]
     pub merge: MergeConfig,
@@ -303,6 +306,23 @@ impl Default for WatchdogConfig {
     }
 }
 
+/// `[mail]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MailConfig {
+    /// Days after which mail that was read is removed; 0: never. Unread mail, and protocol mail of
+    /// items that are open, stays.
+    pub retention_days: u32,
+    /// Most bytes of mail that one turn is given; the rest is announced by count.
+    pub inject_bytes: usize,
+}
+
+impl Default for MailConfig {
+    fn default() -> Self {
+        Self { retention_days: 90, inject_bytes: 32 * 1024 }
+    }
+}
+
 /// `[merge]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -369,6 +389,8 @@ pub struct LogConfig {
     pub filter: String,
     /// Whether lines are JSON.
     pub json: bool,
+    /// Days for which what agents did is kept, compressed, after their item has ended; 0: for ever.
+    pub transcript_days: u32,
 }
 
 impl Default for LogConfig {
@@ -377,6 +399,7 @@ impl Default for LogConfig {
             filter: "warn,musher=info,matrix_sdk::http_client=off,matrix_sdk_crypto::machine=error"
                 .to_owned(),
             json: false,
+            transcript_days: 180,
         }
     }
 }

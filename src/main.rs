@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         | Command::Items(_)
         | Command::Agents
         | Command::Logs { .. }
+        | Command::Replay { .. }
+        | Command::Nudge { .. }
         | Command::Cost { .. }
         | Command::Export
         | Command::Mcp { .. }

@@ -17,21 +17,27 @@
 pub mod asks;
 pub mod budget;
 mod holds;
+mod housekeeping;
 pub mod permission;
 mod places;
 mod pool;
 pub mod process;
 mod recover;
+mod replay;
 pub mod runtime;
 mod stop;
+mod table;
 #[cfg(test)]
 mod tests;
 mod turn;
 mod watchdog;
 
 pub use holds::holds;
+pub use housekeeping::events_of;
 pub use places::{Place, Places, ProjectPlaces};
+pub use replay::{TurnStory, replay};
 pub use stop::StopReport;
+pub use table::{AgentRow, Trees, rows as table_rows, table, trees};
 
 use crate::config::{AgentConfig, Config, RuntimeKind};
 use crate::llm::tools::ToolHost;
@@ -39,7 +45,7 @@ use crate::model::ids::{AgentName, AgentSessionId, ItemId};
 use crate::model::mail::{MailType, Priority};
 use crate::store::agents as sessions;
 use crate::store::mail::{self, NewRow};
-use crate::store::{Store, StoreError, Tx};
+use crate::store::{Store, StoreError, Tx, nudges};
 use runtime::{AgentTools, Runtime, RuntimeEvent, Session};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -49,6 +55,12 @@ use watchdog::triage::Triage;
 
 /// How much of what is told stands in the mail's subject, in bytes.
 const SUBJECT_BYTES: usize = 120;
+
+/// What a nudge says that says nothing.
+const LOOK_AT_MAIL: &str = "Look at your mail (`mail_check`) and at where you stand.";
+
+/// The longest nudge, in bytes.
+const NUDGE_BYTES: usize = 1000;
 
 /// The agents of this server. Cloning shares them.
 #[derive(Clone)]
@@ -125,6 +137,12 @@ pub enum TellError {
     /// It has nothing to do.
     #[error("{0} has no work now, so nobody would read it: `start N {0}` gives it some")]
     NoWork(AgentName),
+    /// So many nudges wait for it that another would say nothing new.
+    #[error("{max} nudges wait for {0} already: it will see them at its next step", max = nudges::WAITING_MAX)]
+    Full(AgentName),
+    /// A nudge is a line or two.
+    #[error("a nudge has at most {NUDGE_BYTES} bytes: send mail, or use `tell`")]
+    TooLong,
     /// There is nothing to say.
     #[error("say something to it: `tell AGENT what to say`")]
     Empty,
@@ -174,6 +192,27 @@ impl Agents {
             tracing::error!("the agents' tools were set twice");
         }
     }
+}
+
+/// Pokes an agent: it is told at its next step, or when it is next told anything, unless that comes
+/// too late. Returns the item that it is on, if it is on one.
+pub fn nudge(
+    tx: &Tx<'_>,
+    agent: &AgentName,
+    from: &str,
+    text: &str,
+    urgent: bool,
+) -> Result<Option<ItemId>, TellError> {
+    let text = match text.trim() {
+        "" => LOOK_AT_MAIL,
+        text if text.len() > NUDGE_BYTES => return Err(TellError::TooLong),
+        text => text,
+    };
+    if !nudges::insert(tx, agent.as_str(), from, text, urgent)? {
+        return Err(TellError::Full(agent.clone()));
+    }
+    let live = sessions::live_sessions_of_agent(tx, agent)?;
+    Ok(live.first().map(|session| session.item))
 }
 
 /// Says something to an agent at work: urgent mail, which steers the turn that runs or starts one.

@@ -15,7 +15,7 @@ use crate::model::ids::{AgentSessionId, ProjectName};
 use crate::store::agents::{self as sessions, AgentSession};
 use crate::store::decisions::{self, What};
 use crate::store::pauses::{self, Pause, Scope};
-use crate::store::{StoreError, Tx, items, mail, meta, projects, requests};
+use crate::store::{StoreError, Tx, items, mail, meta, nudges, projects, requests};
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -45,6 +45,9 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 /// What wakes a session that has nothing to be said but mail.
 const NEW_MAIL: &str = "New mail has arrived for you.";
 
+/// What wakes a session that is poked.
+const NUDGED: &str = "You are nudged.";
+
 /// What wakes a session whose time has come.
 const TIME_IS_UP: &str = "The time until which you waited is over. Look at how things stand, and \
                           go on.";
@@ -56,6 +59,7 @@ impl Agents {
         let mut turns: JoinSet<AgentSessionId> = JoinSet::new();
         let mut changed = inner.store.changes("agent_sessions");
         let mut mail_changed = inner.store.changes("mail");
+        let mut nudged = inner.store.changes("nudges");
         let watchdog = watchdog::run(inner, cancel.clone());
         tokio::pin!(watchdog);
         let look = look_at_runtimes(inner);
@@ -74,6 +78,7 @@ impl Agents {
                 }
                 () = changed.changed() => {}
                 () = mail_changed.changed() => {}
+                () = nudged.changed() => {}
                 () = &mut watchdog => break,
                 () = &mut look, if !looked => looked = true,
                 () = tokio::time::sleep(TICK) => {}
@@ -372,6 +377,8 @@ fn wake(
     let until = session.waiting.as_ref().and_then(|waiting| waiting.until);
     let prompt = if mail::has_waiting(tx, session.agent.as_str(), tx.now())? {
         NEW_MAIL
+    } else if nudges::has_waiting(tx, session.agent.as_str(), tx.now())? {
+        NUDGED
     } else if until.is_some_and(|until| until <= now) {
         TIME_IS_UP
     } else {

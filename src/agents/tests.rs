@@ -25,6 +25,7 @@ use uuid::Uuid;
 mod budgets;
 mod limits;
 mod permissions;
+mod pokes;
 mod silence;
 mod storms;
 

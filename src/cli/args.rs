@@ -62,6 +62,24 @@ pub enum Command {
         /// How many of the newest events
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: usize,
+        /// Go on with what comes, until the item has ended or Ctrl-C
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// What agents did on an item, turn by turn
+    Replay {
+        /// The item
+        item: i64,
+    },
+    /// Poke an agent: it reads it at its next step, unless that comes too late
+    Nudge {
+        /// The agent
+        agent: String,
+        /// What to say; without: that it look at its mail
+        text: Vec<String>,
+        /// Before others, and for two hours instead of 30 minutes
+        #[arg(long)]
+        urgent: bool,
     },
     /// What it cost, by item, agent, project, model and day
     Cost {

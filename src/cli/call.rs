@@ -24,11 +24,15 @@ const NONE: &str = "none";
 
 /// Carries out a call and prints its result.
 pub fn run(given: Option<&Path>, command: Command, json: bool) -> Result<(), Failure> {
+    let follow = matches!(&command, Command::Logs { follow: true, .. });
     let call = typed(command)?;
     let mut client = Client::find(given)?;
     let value = client.call(call.clone())?;
     let text = if json { format!("{value}\n") } else { show::text(&call, &value) };
     print(&text)?;
+    if let (true, Call::Logs { item, .. }) = (follow, &call) {
+        return follow_logs(&mut client, *item, value, json);
+    }
     // Printed, so seen; what a turn claimed is acknowledged by that turn.
     if let Call::MailCheck { .. } = &call
         && value["claimed"] == false
@@ -43,6 +47,35 @@ pub fn run(given: Option<&Path>, command: Command, json: bool) -> Result<(), Fai
     Ok(())
 }
 
+/// How often a follower looks for more.
+const FOLLOW_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// Most events that a follower asks for at once.
+const FOLLOW_COUNT: usize = 500;
+
+/// Prints what comes, until the item has ended and everything was printed.
+fn follow_logs(client: &mut Client, item: ItemId, first: Value, json: bool) -> Result<(), Failure> {
+    let newest = |value: &Value| {
+        let events = value["events"].as_array();
+        events.and_then(|events| events.last()).and_then(|event| event["id"].as_i64())
+    };
+    let mut after = newest(&first).unwrap_or(0);
+    let mut ended = first["ended"] == true;
+    while !ended {
+        std::thread::sleep(FOLLOW_PAUSE);
+        let call = Call::Logs { item, count: FOLLOW_COUNT, after: Some(after) };
+        let value = client.call(call.clone())?;
+        if let Some(id) = newest(&value) {
+            after = id;
+            let text = if json { format!("{value}\n") } else { show::text(&call, &value) };
+            print(&text)?;
+        } else {
+            ended = value["ended"] == true;
+        }
+    }
+    Ok(())
+}
+
 fn typed(command: Command) -> Result<Call, Failure> {
     Ok(match command {
         Command::Mail(mail) => typed_mail(mail)?,
@@ -50,7 +83,14 @@ fn typed(command: Command) -> Result<Call, Failure> {
         Command::Status { item } => Call::Status { item: item.map(ItemId), project: None },
         Command::Items(items) => typed_items(items)?,
         Command::Agents => Call::Agents,
-        Command::Logs { item, lines } => Call::Logs { item: ItemId(item), count: lines },
+        Command::Logs { item, lines, follow: _ } => {
+            Call::Logs { item: ItemId(item), count: lines, after: None }
+        }
+        Command::Replay { item } => Call::Replay { item: ItemId(item) },
+        Command::Nudge { agent, text, urgent } => {
+            let (agent, text) = (AgentName(agent), text.join(" "));
+            Call::Nudge { agent, from: sender(None)?, text, urgent }
+        }
         Command::Cost { item, days } => Call::Cost { item: item.map(ItemId), days },
         Command::Export => Call::Export,
         Command::Run

@@ -58,6 +58,8 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         | Command::Items(_)
         | Command::Agents
         | Command::Logs { .. }
+        | Command::Replay { .. }
+        | Command::Nudge { .. }
         | Command::Cost { .. }
         | Command::Export) => call::run(config, command, json).map(|()| 0),
     }

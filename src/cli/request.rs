@@ -223,6 +223,25 @@ pub enum Call {
         item: ItemId,
         /// How many.
         count: usize,
+        /// Only those after this one, oldest first; `None`: the newest.
+        #[serde(default)]
+        after: Option<i64>,
+    },
+    /// `replay N`
+    Replay {
+        /// The item.
+        item: ItemId,
+    },
+    /// `nudge AGENT`
+    Nudge {
+        /// Whom.
+        agent: AgentName,
+        /// Who pokes; empty: the person at the terminal.
+        from: String,
+        /// What; blank: to look at its mail.
+        text: String,
+        /// Whether it comes before others and waits longer.
+        urgent: bool,
     },
     /// `cost`
     Cost {

@@ -117,7 +117,13 @@ pub fn handle(ctx: &Ctx, request: Request) -> Response {
         }
         Call::ItemStart { item, agent, by } => items::start(ctx, key, item, agent, by),
         Call::Agents => list_agents(ctx),
-        Call::Logs { item, count } => logs(ctx, item, count),
+        Call::Logs { item, count, after } => logs(ctx, item, count, after),
+        Call::Replay { item } => ctx.read(|conn| {
+            work::find(conn, item)?;
+            let turns = crate::agents::replay(conn, ctx.store.data_dir(), item)?;
+            Ok(json!({ "item": item, "turns": turns }))
+        }),
+        Call::Nudge { agent, from, text, urgent } => nudge(ctx, key, agent, from, text, urgent),
         Call::Cost { item, days } => cost(ctx, item, days),
         Call::Export => export(ctx),
         Call::Tools { .. } | Call::Tool { .. } => Err(Failure::new(
@@ -248,12 +254,16 @@ fn show(ctx: &Ctx, item: ItemId) -> Result<Value, Failure> {
     })
 }
 
+/// The live table; `sessions` says the same of each for scripts that look at all of them.
 fn list_agents(ctx: &Ctx) -> Result<Value, Failure> {
+    let instance = ctx.store.read_blocking(agents::known_instance)?;
+    let trees = crate::agents::trees(instance.as_deref());
     ctx.read(|conn| {
+        let now = ctx.store.clock().millis();
         let mut all = vec![];
-        for agent in &ctx.config.agents {
-            let sessions = agents::live_sessions_of_agent(conn, &agent.name)?;
-            let work: Vec<Value> = sessions
+        for row in crate::agents::table_rows(conn, &ctx.config, &trees, now)? {
+            let live = agents::live_sessions_of_agent(conn, &row.name.as_str().into())?;
+            let sessions: Vec<Value> = live
                 .iter()
                 .map(|session| {
                     json!({
@@ -263,35 +273,51 @@ fn list_agents(ctx: &Ctx) -> Result<Value, Failure> {
                     })
                 })
                 .collect();
-            let waiting = rows::check(conn, agent.name.as_str(), ctx.store.clock().millis(), 0)?;
-            all.push(json!({
-                "name": agent.name,
-                "role": agent.role,
-                "runtime": agent.runtime,
-                "sessions": work,
-                "unread_mail": waiting.more,
-            }));
+            let mut value = to_json(&row)?;
+            value["sessions"] = json!(sessions);
+            all.push(value);
         }
         Ok(json!({ "agents": all }))
     })
 }
 
-fn logs(ctx: &Ctx, item: ItemId, count: usize) -> Result<Value, Failure> {
+fn logs(ctx: &Ctx, item: ItemId, count: usize, after: Option<i64>) -> Result<Value, Failure> {
     ctx.read(|conn| {
-        work::find(conn, item)?;
-        let events = agents::turn_events(conn, item, count)?;
-        let events: Vec<Value> = events
-            .into_iter()
-            .map(|event| {
-                json!({
-                    "turn": event.turn,
-                    "kind": event.kind,
-                    "text": event.text,
-                    "at": event.at,
-                })
-            })
-            .collect();
-        Ok(json!({ "item": item, "events": events }))
+        let found = work::find(conn, item)?;
+        let mut events = match after {
+            Some(after) => agents::turn_events_after(conn, item, after, count)?,
+            None => agents::turn_events(conn, item, count)?,
+        };
+        if events.is_empty() && after.is_none() {
+            // Put away since: the newest of what was kept.
+            for session in agents::sessions_of_item(conn, item)? {
+                events.extend(crate::agents::events_of(conn, ctx.store.data_dir(), session.id)?);
+            }
+            events.drain(..events.len().saturating_sub(count));
+        }
+        let live = agents::live_session_of(conn, item)?.is_some();
+        let ended = found.stage.is_terminal() && !live;
+        Ok(json!({ "item": item, "events": to_json(&events)?, "ended": ended }))
+    })
+}
+
+fn nudge(
+    ctx: &Ctx,
+    key: Option<String>,
+    agent: AgentName,
+    from: String,
+    text: String,
+    urgent: bool,
+) -> Result<Value, Failure> {
+    if ctx.directory.role_of(agent.as_str()).is_none() {
+        return Err(Failure::new(Code::NotFound, format!("there is no agent {agent}"))
+            .hint("`musher agents` lists them"));
+    }
+    let from = if from.trim().is_empty() { ctx.person() } else { from };
+    ctx.write(key, move |tx| {
+        let item = crate::agents::nudge(tx, &agent, &from, &text, urgent)
+            .map_err(|error| Failure::new(Code::Refused, error.to_string()))?;
+        Ok(json!({ "agent": agent, "item": item }))
     })
 }
 

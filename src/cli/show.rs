@@ -43,6 +43,11 @@ pub fn text(call: &Call, value: &Value) -> String {
                 .collect();
             or_nothing(lines.concat(), "no agent has worked on it yet\n")
         }
+        Call::Replay { .. } => replay(value),
+        Call::Nudge { agent, .. } => match value["item"].as_i64() {
+            Some(item) => format!("nudged {agent}, who is on item {item}\n"),
+            None => format!("nudged {agent}, who has no work now\n"),
+        },
         Call::Cost { .. } => cost(value),
         Call::Export | Call::Tools { .. } | Call::Tool { .. } => {
             format!("{}\n", serde_json::to_string_pretty(value).unwrap_or_default())
@@ -164,19 +169,41 @@ fn item(value: &Value) -> String {
 fn agents(value: &Value) -> String {
     let mut out = String::new();
     for agent in each(&value["agents"]) {
-        let work: Vec<String> = each(&agent["sessions"])
-            .map(|session| format!("item {} ({})", session["item"], field(session, "state")))
-            .collect();
-        let _ = writeln!(
-            out,
-            "{:<16} {:<12} {:<12} {}",
+        if out.is_empty() {
+            let _ = writeln!(
+                out,
+                "{:<16} {:<11} {:<12} {:<13} {:>5} {:>9} {:>9} {:>7} {:>7}  last heard",
+                "AGENT", "ROLE", "RUNTIME", "STATE", "ITEM", "TOKENS", "USD", "MB", "CPU s"
+            );
+        }
+        let item = agent["item"].as_i64().map_or_else(|| "-".to_owned(), |item| item.to_string());
+        let number = |name: &str| agent[name].as_u64().unwrap_or(0);
+        let last = match (field(agent, "waits_for"), field(agent, "last_event")) {
+            ("", last) => last.to_owned(),
+            (waits, _) => format!("waits: {waits}"),
+        };
+        let line = format!(
+            "{:<16} {:<11} {:<12} {:<13} {item:>5} {:>9} {:>9.4} {:>7} {:>7}  {last}",
             field(agent, "name"),
             field(agent, "role"),
             field(agent, "runtime"),
-            or_nothing(work.join(", "), "free"),
+            field(agent, "state"),
+            number("tokens"),
+            agent["usd"].as_f64().unwrap_or(0.0),
+            number("memory") >> 20,
+            number("cpu_ms") / 1000,
         );
+        let _ = writeln!(out, "{}", line.trim_end());
     }
     or_nothing(out, "no agents are configured\n")
+}
+
+fn replay(value: &Value) -> String {
+    let turns: Vec<crate::agents::TurnStory> =
+        serde_json::from_value(value["turns"].clone()).unwrap_or_default();
+    let lines: Vec<String> =
+        turns.iter().flat_map(crate::agents::TurnStory::lines).map(|line| line + "\n").collect();
+    or_nothing(lines.concat(), "no agent has worked on it yet\n")
 }
 
 fn cost(value: &Value) -> String {

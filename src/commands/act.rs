@@ -244,9 +244,29 @@ pub fn tell(
     match agents::tell(tx, agent, context.caller.person.as_str(), text) {
         Ok(item) => Ok(format!("Told {agent}, who is on #{item}; it reads it at its next step.")),
         Err(TellError::Store(error)) => Err(error.into()),
-        Err(refusal @ (TellError::NoWork(_) | TellError::Empty)) => {
-            refused(sentence(&refusal.to_string()))
+        Err(refusal) => refused(sentence(&refusal.to_string())),
+    }
+}
+
+/// `nudge AGENT [--urgent] [TEXT]`
+pub fn nudge(
+    context: &Context,
+    tx: &Tx<'_>,
+    agent: &AgentName,
+    text: &str,
+    urgent: bool,
+) -> Result<String, CommandError> {
+    context.check_agent(agent)?;
+    match agents::nudge(tx, agent, context.caller.person.as_str(), text, urgent) {
+        Ok(Some(item)) => {
+            Ok(format!("Nudged {agent}, who is on #{item}; it reads it at its next step."))
         }
+        Ok(None) => Ok(format!(
+            "Nudged {agent}. It has no work now: it reads this if it gets some within {}.",
+            if urgent { "two hours" } else { "30 minutes" }
+        )),
+        Err(TellError::Store(error)) => Err(error.into()),
+        Err(refusal) => refused(sentence(&refusal.to_string())),
     }
 }
 

@@ -29,6 +29,13 @@ pub enum Command {
         /// How many events, newest last.
         lines: usize,
     },
+    /// `replay N [LINES]`
+    Replay {
+        /// The item.
+        item: ItemId,
+        /// How many lines, newest last.
+        lines: usize,
+    },
     /// `diff N`
     Diff(ItemId),
     /// `mail [AGENT]`
@@ -191,6 +198,15 @@ pub enum Command {
         /// What.
         text: String,
     },
+    /// `nudge AGENT [--urgent] [TEXT]`
+    Nudge {
+        /// Who.
+        agent: AgentName,
+        /// Whether it comes before others and waits longer.
+        urgent: bool,
+        /// What; blank: to look at its mail.
+        text: String,
+    },
     /// `projects`
     Projects,
     /// `switch NAME`
@@ -340,6 +356,7 @@ impl Command {
             | Command::Why(_)
             | Command::Agents
             | Command::Logs { .. }
+            | Command::Replay { .. }
             | Command::Diff(_)
             | Command::Mail { .. }
             | Command::Cost(_)
@@ -370,6 +387,7 @@ impl Command {
             | Command::Qa { .. }
             | Command::EpicOf { .. }
             | Command::Tell { .. }
+            | Command::Nudge { .. }
             | Command::Projects
             | Command::Switch(_)
             | Command::Remind { .. }
@@ -388,6 +406,8 @@ impl Command {
             Command::Stop(StopOf::Session) | Command::Retry | Command::Reset => Lane::Session,
             Command::Stop(StopOf::Item(_) | StopOf::All)
             | Command::Status(_)
+            | Command::Agents
+            | Command::Replay { .. }
             | Command::Diff(_)
             | Command::Doctor
             | Command::Git
@@ -401,7 +421,7 @@ impl Command {
             Command::Help { .. }
             | Command::Show(_)
             | Command::Why(_)
-            | Command::Agents
+            | Command::Nudge { .. }
             | Command::Logs { .. }
             | Command::Mail { .. }
             | Command::Cost(_)

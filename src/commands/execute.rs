@@ -128,7 +128,6 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         Command::Help { topic: Some(topic) } => Ok(context.registry.help_on(topic, prefix)),
         Command::Show(item) => see::show(context, tx, *item),
         Command::Why(item) => see::why(context, tx, *item),
-        Command::Agents => see::agents(context, tx),
         Command::Logs { item, lines } => see::logs(context, tx, *item, *lines),
         Command::Mail { agent } => see::mail(context, tx, agent.as_ref()),
         Command::Cost(of) => see::cost(context, tx, *of, tx.now()),
@@ -170,6 +169,7 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         }
         Command::EpicOf { items, epic } => act::epic_of(context, tx, items, *epic),
         Command::Tell { agent, text } => act::tell(context, tx, agent, text),
+        Command::Nudge { agent, urgent, text } => act::nudge(context, tx, agent, text, *urgent),
         Command::Projects => room::projects(context, tx),
         Command::Switch(name) => room::switch(context, tx, name),
         Command::Remind { text } => room::remind(context, tx, text),
@@ -178,6 +178,8 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         Command::Ambient(on) => room::ambient(context, tx, *on),
         Command::Queue(mode) => room::queue(context, tx, *mode),
         Command::Status(_)
+        | Command::Agents
+        | Command::Replay { .. }
         | Command::Diff(_)
         | Command::Doctor
         | Command::Git

@@ -3,7 +3,7 @@
 use super::command::{NewProjectArgs, StatusOf, StopOf};
 use super::context::{Context, fenced, refused, sentence};
 use super::execute::{answer, post};
-use super::{Command, CommandError, board, checks, repo, triage, worktrees};
+use super::{Command, CommandError, board, checks, repo, see, triage, worktrees};
 use crate::doctor;
 use crate::model::chat::Outgoing;
 use crate::model::ids::ItemId;
@@ -23,6 +23,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CommandError
         Command::Status(StatusOf::Here) => board::board(context, false).await?,
         Command::Status(StatusOf::All) => board::board(context, true).await?,
         Command::Status(StatusOf::Item(item)) => triage::status(context, item).await?,
+        Command::Agents => see::agents(context).await?,
+        Command::Replay { item, lines } => see::replay(context, item, lines).await?,
         Command::Git => repo::git(context).await?,
         Command::Unreleased => repo::unreleased(context).await?,
         Command::RunTests { item } => checks::run_tests(context, item).await?,

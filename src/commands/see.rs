@@ -4,11 +4,12 @@ use super::CommandError;
 use super::command::CostOf;
 use super::context::{Context, fenced, money, one_line, refused};
 use crate::agents::budget::{self, Spender};
+use crate::agents::{self, AgentRow, TurnStory, table};
 use crate::clock::from_millis;
 use crate::config::Config;
-use crate::model::agent::SessionState;
 use crate::model::ids::{AgentName, ItemId};
 use crate::model::item::{Item, Kind};
+use crate::services::Services;
 use crate::store::costs::{self, By, Span, Spent};
 use crate::store::mail::{Filter, list};
 use crate::store::{agents as sessions, items, rooms};
@@ -72,6 +73,9 @@ pub fn show(context: &Context, conn: &Connection, id: ItemId) -> Result<String, 
     for child in children.iter().take(CHILDREN_SHOWN) {
         let _ = writeln!(out, "- {child}");
     }
+    for warning in sessions::warnings_of_item(conn, id)? {
+        let _ = writeln!(out, "- ⚠️ {warning}");
+    }
     if !item.body.trim().is_empty() {
         let _ = write!(out, "\n{}", item.body.trim());
     }
@@ -95,58 +99,100 @@ pub fn why(context: &Context, conn: &Connection, id: ItemId) -> Result<String, C
 }
 
 /// `agents`
-pub fn agents(context: &Context, conn: &Connection) -> Result<String, CommandError> {
-    let team = &context.services.config.agents;
-    if team.is_empty() {
+pub async fn agents(context: &Context) -> Result<String, CommandError> {
+    let Services { store, config, .. } = &context.services;
+    let rows = table(store, config).await?;
+    if rows.is_empty() {
         return refused(
             "There are no agents. Add some to `musher.toml`, \
              `[[agents]]`, and restart.",
         );
     }
-    let mut out = String::new();
-    for agent in team {
-        let doing = match sessions::newest_session_of(conn, &agent.name)? {
-            Some(session) => doing(conn, &session)?,
-            None => "is free".to_owned(),
-        };
-        let model = agent.model.as_ref().map(|model| format!(" {model}")).unwrap_or_default();
-        let _ = writeln!(
-            out,
-            "- **{}** ({}, {}{model}) {doing}",
-            agent.name,
-            agent.role.as_str(),
-            agent.runtime.as_str()
-        );
-    }
-    Ok(out.trim_end().to_owned())
+    let now = store.clock().now();
+    Ok(rows.iter().map(|row| agent_entry(row, now)).collect::<Vec<_>>().join("\n"))
 }
 
-fn doing(conn: &Connection, session: &sessions::AgentSession) -> Result<String, CommandError> {
-    let since = moment(session.created_at);
-    let item = session.item;
-    Ok(match session.state {
-        SessionState::Booting => format!("begins #{item} (since {since})"),
-        SessionState::InTurn => {
-            let last = sessions::session_events(conn, session.id, 1)?.pop();
-            let last = last.map(|event| format!(": {}", one_line(&event.text, 80)));
-            format!("works on #{item} since {since}{}", last.unwrap_or_default())
+/// An agent as an entry of a list: what it does, and what that takes.
+fn agent_entry(row: &AgentRow, now: DateTime<Utc>) -> String {
+    let model = row.model.as_ref().map(|model| format!(" {model}")).unwrap_or_default();
+    let mut out =
+        format!("- **{}** ({}, {}{model}) {}", row.name, row.role, row.runtime, doing(row));
+    let mut facts = Vec::new();
+    if row.turns > 0 {
+        facts.push(format!("{} turns", row.turns));
+    }
+    if row.tokens > 0 {
+        facts.push(format!("{} tokens", thousands(row.tokens)));
+    }
+    if row.usd > 0.0 {
+        facts.push(money((row.usd * 1e6) as i64));
+    }
+    if let Some(at) = row.last_activity.filter(|_| row.state == "in_turn" || row.state == "stalled")
+    {
+        facts.push(format!("heard {} s ago", (now - at).num_seconds().max(0)));
+    }
+    if row.processes > 0 {
+        facts.push(format!(
+            "{} processes, {} MB, {} s of CPU",
+            row.processes,
+            row.memory >> 20,
+            row.cpu_ms / 1000
+        ));
+    }
+    if row.unread_mail > 0 {
+        facts.push(format!("{} mails wait", row.unread_mail));
+    }
+    if !facts.is_empty() {
+        let _ = write!(out, " · {}", facts.join(" · "));
+    }
+    if let Some(event) = row.last_event.as_ref().filter(|_| row.state == "in_turn") {
+        let _ = write!(out, "\n  {}", one_line(event, 100));
+    }
+    out
+}
+
+fn doing(row: &AgentRow) -> String {
+    let Some(item) = row.item else { return "is free".to_owned() };
+    let since = row.since.map(moment).unwrap_or_default();
+    match row.state {
+        "booting" => format!("begins #{item} (since {since})"),
+        "in_turn" => format!("works on #{item} since {since}"),
+        "between_turns" => format!("is on #{item} since {since}, between turns"),
+        "waiting" => {
+            let what = one_line(row.waits_for.as_deref().unwrap_or_default(), 80);
+            let until = row.waits_until.map(|at| format!(", until {} at the latest", moment(at)));
+            format!("waits on #{item}: {what}{}", until.unwrap_or_default())
         }
-        SessionState::BetweenTurns => format!("is on #{item} since {since}, between turns"),
-        SessionState::Waiting => {
-            let detail = session.waiting.as_ref().map(|waiting| waiting.detail.as_str());
-            format!("waits on #{item}: {}", one_line(detail.unwrap_or_default(), 80))
-        }
-        SessionState::Stalled => {
-            format!("is silent on #{item} since {}", moment(session.last_activity))
-        }
-        SessionState::Completed | SessionState::Zombie => {
-            format!("is free; last on #{item}")
-        }
-    })
+        "stalled" => format!("is silent on #{item}"),
+        _zombie => format!(
+            "has ended on #{item}, but processes of it live on: `stop {item}` tries to end them"
+        ),
+    }
 }
 
 fn moment(at: DateTime<Utc>) -> String {
     at.format("%-d %b %H:%M UTC").to_string()
+}
+
+/// `replay N [LINES]`
+pub async fn replay(context: &Context, id: ItemId, lines: usize) -> Result<String, CommandError> {
+    let here = context.clone();
+    let read = context.services.store.read(move |conn| {
+        let item = here.item(conn, id)?;
+        let stories = agents::replay(conn, here.services.store.data_dir(), id)?;
+        Ok::<_, CommandError>((item.name, stories))
+    });
+    let (name, stories) = read.await?;
+    if stories.is_empty() {
+        return Ok(format!("No agent has worked on #{id} {name} yet."));
+    }
+    let all: Vec<String> = stories.iter().flat_map(TurnStory::lines).collect();
+    let left = all.len().saturating_sub(lines);
+    let more = match left {
+        0 => String::new(),
+        left => format!("\n\n{left} lines before these: `musher replay {id}` shows all."),
+    };
+    Ok(format!("**#{id} {name}**\n\n{}{more}", fenced(&all[left..].join("\n"))))
 }
 
 /// `logs N [LINES]`

@@ -16,6 +16,12 @@ const LOG_LINES: usize = 30;
 /// How many events `logs` shows at most.
 const LOG_LINES_MAX: usize = 200;
 
+/// How many lines `replay` shows unless told otherwise.
+const REPLAY_LINES: usize = 80;
+
+/// How many lines `replay` shows at most.
+const REPLAY_LINES_MAX: usize = 300;
+
 /// When a command is recognised without prefix, in a message for the bot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bare {
@@ -54,6 +60,7 @@ pub const SPECS: &[Spec] = &[
     spec("why", Bare::Whole, |rest| item_only(rest).map(Command::Why)),
     spec("agents", Bare::Whole, |rest| nothing(rest, Command::Agents)),
     spec("logs", Bare::Whole, logs),
+    spec("replay", Bare::Whole, replay),
     spec("diff", Bare::Whole, |rest| item_only(rest).map(Command::Diff)),
     spec("mail", Bare::Whole, mail),
     spec("cost", Bare::Whole, cost),
@@ -96,6 +103,7 @@ pub const SPECS: &[Spec] = &[
     spec("delete", Bare::Whole, delete),
     spec("run tests", Bare::Whole, run_tests),
     spec("tell", Bare::Whole, tell),
+    spec("nudge", Bare::Whole, nudge),
     spec("projects", Bare::Whole, |rest| nothing(rest, Command::Projects)),
     spec("switch", Bare::Whole, switch),
     spec("new project", Bare::Whole, new_project),
@@ -242,6 +250,33 @@ fn logs(rest: &str) -> Result<Command, Misuse> {
         },
     };
     Ok(Command::Logs { item, lines })
+}
+
+fn replay(rest: &str) -> Result<Command, Misuse> {
+    let (first, rest) = word(rest);
+    let item = item_id(first)?;
+    let (lines, rest) = word(rest);
+    end(rest)?;
+    let lines = match lines {
+        "" => REPLAY_LINES,
+        text => match number(text).and_then(|lines| usize::try_from(lines).ok()) {
+            Some(lines) => lines.min(REPLAY_LINES_MAX),
+            None => return Err(format!("`{text}` is not a number of lines")),
+        },
+    };
+    Ok(Command::Replay { item, lines })
+}
+
+fn nudge(rest: &str) -> Result<Command, Misuse> {
+    let (agent, text) = word(rest);
+    if agent.is_empty() {
+        return Err("name the agent".to_owned());
+    }
+    let agent = AgentName::from(agent.trim_end_matches([':', ',']));
+    let (first, after) = word(text);
+    let urgent = first == "--urgent";
+    let text = if urgent { after } else { text };
+    Ok(Command::Nudge { agent, urgent, text: text.trim().to_owned() })
 }
 
 fn mail(rest: &str) -> Result<Command, Misuse> {

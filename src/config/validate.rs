@@ -236,6 +236,7 @@ fn check_numbers(check: &mut Check<'_>, config: &Config) {
     );
     check.positive(u64::from(watchdog.storm_deaths), at!["watchdog", "storm_deaths"]);
     check.positive(watchdog.storm_window_s, at!["watchdog", "storm_window_s"]);
+    check.positive(config.mail.inject_bytes as u64, at!["mail", "inject_bytes"]);
     check.positive(config.merge.gate_timeout_s, at!["merge", "gate_timeout_s"]);
     check.positive(config.merge.merge_batch as u64, at!["merge", "merge_batch"]);
     check.positive(config.merge.merge_age_warn_s, at!["merge", "merge_age_warn_s"]);

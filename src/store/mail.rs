@@ -420,6 +420,25 @@ pub fn thread(conn: &Connection, thread: MailId) -> Result<Vec<Mail>, StoreError
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// A question that `sender` has asked about `item` since `since` (milliseconds since the epoch) and
+/// that nobody has answered in its thread.
+pub fn unanswered_question(
+    conn: &Connection,
+    sender: &str,
+    item: ItemId,
+    since: i64,
+) -> Result<Option<MailId>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id FROM mail AS asked
+         WHERE sender = ?1 AND item = ?2 AND type = 'question' AND created_at >= ?3 AND dead = 0
+           AND NOT EXISTS (SELECT 1 FROM mail AS answer
+                           WHERE answer.thread_id = asked.thread_id AND answer.id > asked.id
+                             AND answer.sender <> ?1)
+         ORDER BY id DESC LIMIT 1",
+    )?;
+    Ok(statement.query_row(params![sender, item, since], |row| row.get(0)).optional()?)
+}
+
 /// Marks one message read by its recipient; says whether it was unread.
 ///
 /// A claim on it is ended with it: its recipient has seen it.

@@ -31,6 +31,7 @@ pub mod merge_pulls;
 pub mod merge_queue;
 pub mod merge_state;
 pub mod meta;
+pub mod nudges;
 mod open;
 pub mod outbox;
 pub mod pauses;

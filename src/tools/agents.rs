@@ -2,6 +2,7 @@
 
 use super::args::{Item as Number, Nothing};
 use super::{Answer, Context, Tool, Who, data, reading, refuse, writing};
+use crate::agents::TellError;
 use crate::agents::asks::{self, Asker, Question};
 use crate::llm::tools::ToolCaller;
 use crate::mail::{NewMail, send_reporting};
@@ -39,6 +40,12 @@ pub fn tools() -> Vec<Tool> {
             Who::Coordinator,
             "The last things that agents did on an item.",
             agent_output,
+        ),
+        writing(
+            "nudge",
+            Who::Planners,
+            "Pokes an agent, which reads it at its next step or is woken by it; dropped after 30 minutes (urgent: two hours). What must not be lost is mail.",
+            nudge,
         ),
         writing(
             "report_done",
@@ -107,6 +114,33 @@ fn agent_output(_: &Context, conn: &Connection, _: &ToolCaller, args: AgentOutpu
         let _ = writeln!(text, "{} {}: {}", event.at.format("%H:%M:%S"), event.kind, event.text);
     }
     Ok(data(&text))
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct NudgeArgs {
+    /// The agent.
+    agent: String,
+    /// What to say; when left out, that it look at its mail.
+    #[serde(default)]
+    text: String,
+    /// Whether it comes before other nudges and waits longer.
+    #[serde(default)]
+    urgent: bool,
+}
+
+fn nudge(context: &Context, tx: &Tx<'_>, caller: &ToolCaller, args: NudgeArgs) -> Answer {
+    if context.services.directory.role_of(&args.agent).is_none() {
+        return refuse(format!("There is no agent {}: agents_list shows them.", args.agent));
+    }
+    let agent = args.agent.as_str().into();
+    let from = super::sender(caller);
+    match crate::agents::nudge(tx, &agent, &from, &args.text, args.urgent) {
+        Ok(Some(item)) => Ok(format!("Nudged {agent}, who is on #{item}.")),
+        Ok(None) => Ok(format!("Nudged {agent}, who has no work now.")),
+        Err(TellError::Store(error)) => Err(error.into()),
+        Err(refusal) => refuse(refusal.to_string()),
+    }
 }
 
 /// How the work came out.

@@ -36,7 +36,7 @@ pub enum Step {
 
 impl Step {
     /// The model's answer that is this step.
-    fn reply(&self, request: &Request) -> Reply {
+    pub fn reply(&self, request: &Request) -> Reply {
         let call = |tool: &str, arguments: Value| {
             let named = request.tools().into_iter().find(|name| name.ends_with(tool));
             Reply::call(named.unwrap_or_else(|| panic!("there is no tool {tool}")), arguments)

@@ -18,12 +18,14 @@ mod lines;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 pub use env::{base_env, find_program};
 pub use lines::{LINE_MAX, Line, LineReader};
 pub use sweep::{
     Ident, MARKER, Marked, become_subreaper, find_marked, kill_marked, reap_orphans, signal,
 };
+pub use usage::{TreeUsage, usage_by_session};
 
 use crate::store::start_time;
 use nix::sys::signal::Signal;

@@ -151,15 +151,17 @@ pub fn become_subreaper() {
 }
 
 /// What matters here of `/proc/PID/stat`.
-struct Stat {
+pub(super) struct Stat {
     state: char,
     parent: i32,
     session: i32,
     start: u64,
+    /// CPU time in user space and in the kernel, in clock ticks.
+    pub(super) cpu_ticks: u64,
 }
 
 impl Stat {
-    fn of(pid: i32) -> Option<Self> {
+    pub(super) fn of(pid: i32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the command in parentheses and may hold spaces and parentheses.
         let fields: Vec<&str> = stat[stat.rfind(')')? + 2..].split(' ').collect();
@@ -168,6 +170,8 @@ impl Stat {
             parent: fields.get(1)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
+            cpu_ticks: fields.get(11)?.parse::<u64>().ok()?
+                + fields.get(12)?.parse::<u64>().ok()?,
         })
     }
 

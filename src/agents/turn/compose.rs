@@ -2,10 +2,15 @@
 
 use crate::model::mail::Mail;
 use crate::store::mail::Claimed;
+use crate::store::nudges::Nudge;
 
 /// Puts the prompt and the mail together.
-pub(super) fn compose(prompt: &str, mail: &Claimed) -> String {
+pub(super) fn compose(prompt: &str, mail: &Claimed, nudges: &[Nudge]) -> String {
     let mut text = prompt.to_owned();
+    for nudge in nudges {
+        text.push_str("\n\n");
+        text.push_str(poke(nudge).trim_end());
+    }
     if !mail.mails.is_empty() {
         text.push_str("\n\nYou have mail. What needs an answer is answered with `mail_reply`.\n");
         for mail in &mail.mails {
@@ -20,6 +25,12 @@ pub(super) fn compose(prompt: &str, mail: &Claimed) -> String {
         ));
     }
     text
+}
+
+/// A nudge, as a model reads it.
+pub(super) fn poke(nudge: &Nudge) -> String {
+    let urgent = if nudge.urgent { " urgent=\"yes\"" } else { "" };
+    format!("<nudge from=\"{}\"{urgent}>\n{}\n</nudge>\n", nudge.from, nudge.text)
 }
 
 /// One message, as a model reads it: its number and type, so that it can be answered.

@@ -1,6 +1,6 @@
 //! Driving a turn: gives it the prompt and its mail, reads its events, and sees that it ends.
 
-use super::compose::{compose, letter};
+use super::compose::{compose, letter, poke};
 use super::settle::stopped;
 use super::silent::follow;
 use super::waits::{DENIALS_MAX, Waits};
@@ -19,7 +19,8 @@ use crate::model::mail::Mail;
 use crate::store::agents::{self as sessions, MoveOutcome};
 use crate::store::costs::{self, Cost, Source, Spent};
 use crate::store::mail::{self, Claimed};
-use crate::store::{Store, StoreError, log};
+use crate::store::nudges::{self, Nudge};
+use crate::store::{Changes, Store, StoreError, log};
 use chrono::{DateTime, Utc};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,9 +29,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
-
-/// Most bytes of mail that one prompt carries; the rest is announced by count.
-const MAIL_BYTES: usize = 32 * 1024;
 
 /// `last_activity` is written at most this often.
 const TOUCH_EVERY: Duration = Duration::from_secs(2);
@@ -138,12 +136,16 @@ impl Driver<'_> {
     /// Claims mail and sends prompt and mail as one message.
     async fn give_prompt(&mut self) -> anyhow::Result<()> {
         let (agent, turn) = (self.begun.session.agent.clone(), self.begun.turn);
-        let claimed: Claimed = self
+        let most = self.inner.config.mail.inject_bytes;
+        let (claimed, poked): (Claimed, Vec<Nudge>) = self
             .store
-            .write(move |tx| mail::claim(tx, agent.as_str(), turn, MAIL_BYTES))
+            .write(move |tx| {
+                let claimed = mail::claim(tx, agent.as_str(), turn, most)?;
+                Ok((claimed, nudges::take(tx, agent.as_str(), turn)?))
+            })
             .await
             .map_err(|error: StoreError| anyhow::anyhow!(error))?;
-        let mut text = compose(&self.begun.prompt, &claimed);
+        let mut text = compose(&self.begun.prompt, &claimed, &poked);
         for note in [&self.progress.checkpoint, &self.progress.note].into_iter().flatten() {
             text = format!("{note}\n\n{text}");
         }
@@ -166,6 +168,7 @@ impl Driver<'_> {
         let mut request_hints = self.store.changes("requests");
         // Set when nobody answered: the turn is to end by itself until then.
         let mut ends_by: Option<Instant> = None;
+        let mut nudge_hints = self.store.changes("nudges");
         let wall = self.begun.at + self.begun.effort.time_left();
         let mut silence = self.silence();
         let mut triage: Option<JoinHandle<Advice>> = None;
@@ -208,33 +211,20 @@ impl Driver<'_> {
                             if goes_on {
                                 afterthought = None;
                             }
-                            match self.handle(event).await {
-                                Ok(None) => {}
-                                Ok(Some(reached)) => return Over::Limit(reached),
-                                Err(error) => {
-                                    return Over::Failed(Failure::Crash, format!("{error:#}"));
-                                }
-                            }
-                            if self.waits.denials >= DENIALS_MAX {
-                                self.ask_about_denials().await;
-                                return Over::Person;
+                            if let Some(over) = self.take_in(event).await {
+                                return over;
                             }
                         }
                     }
                 }
-                () = mail_hints.changed() => {
-                    if let Err(error) = self.steer_urgent().await {
-                        tracing::warn!(%error, "urgent mail could not be given to a running turn");
-                    }
+                () = either(&mut mail_hints, &mut nudge_hints) => {
+                    self.steer().await;
                 }
                 () = request_hints.changed(), if self.waits.is_waiting() => {
                     self.woken |= silence.heard(Instant::now());
-                    if let Err(error) = self.deliver().await {
-                        return Over::Failed(Failure::Crash, format!("{error:#}"));
-                    }
-                    if self.waits.denials >= DENIALS_MAX {
-                        self.ask_about_denials().await;
-                        return Over::Person;
+                    let delivered = self.deliver().await;
+                    if let Some(over) = self.after(delivered.map(|()| None)).await {
+                        return over;
                     }
                 }
                 () = sleep_until(self.waits.until()) => {
@@ -274,6 +264,26 @@ impl Driver<'_> {
                 }
             }
         }
+    }
+
+    /// Takes in an event; returns how the turn ends with it, if it does.
+    async fn take_in(&mut self, event: RuntimeEvent) -> Option<Over> {
+        let outcome = self.handle(event).await;
+        self.after(outcome).await
+    }
+
+    /// How the turn ends after something was handled, if it does.
+    async fn after(&mut self, outcome: anyhow::Result<Option<Reached>>) -> Option<Over> {
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(reached)) => return Some(Over::Limit(reached)),
+            Err(error) => return Some(Over::Failed(Failure::Crash, format!("{error:#}"))),
+        }
+        if self.waits.denials >= DENIALS_MAX {
+            self.ask_about_denials().await;
+            return Some(Over::Person);
+        }
+        None
     }
 
     fn silence(&self) -> Silence {
@@ -422,25 +432,34 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Gives urgent mail to the turn at its next step.
+    async fn steer(&mut self) {
+        if let Err(error) = self.steer_urgent().await {
+            tracing::warn!(%error, "urgent mail could not be given to a running turn");
+        }
+    }
+
+    /// Gives urgent mail and nudges to the turn at its next step.
     async fn steer_urgent(&mut self) -> anyhow::Result<()> {
         let (agent, turn) = (self.begun.session.agent.clone(), self.begun.turn);
-        let urgent: Vec<Mail> = self
+        let most = self.inner.config.mail.inject_bytes;
+        let (urgent, poked): (Vec<Mail>, Vec<Nudge>) = self
             .store
             .write(move |tx| {
+                let poked = nudges::take(tx, agent.as_str(), turn)?;
                 if !mail::has_urgent(tx, agent.as_str(), tx.now())? {
-                    return Ok(vec![]);
+                    return Ok((vec![], poked));
                 }
-                Ok(mail::claim(tx, agent.as_str(), turn, MAIL_BYTES)?.mails)
+                Ok((mail::claim(tx, agent.as_str(), turn, most)?.mails, poked))
             })
             .await
             .map_err(|error: StoreError| anyhow::anyhow!(error))?;
-        if urgent.is_empty() {
-            return Ok(());
-        }
-        let text: Vec<String> = urgent.iter().map(letter).collect();
-        self.send("Musher has urgent mail for you:".to_owned(), text.join("\n"), Delivery::Steer)
-            .await
+        let header = match (urgent.is_empty(), poked.is_empty()) {
+            (true, true) => return Ok(()),
+            (true, false) => "You are nudged:",
+            (false, _) => "Musher has urgent mail for you:",
+        };
+        let text: Vec<String> = poked.iter().map(poke).chain(urgent.iter().map(letter)).collect();
+        self.send(header.to_owned(), text.join("\n"), Delivery::Steer).await
     }
 
     async fn write(&self, kept: Kept) -> anyhow::Result<Option<Reached>> {
@@ -565,6 +584,14 @@ async fn told_to_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Option<Stop> 
         Ok(why) => why,
         // Nobody can tell any more.
         Err(_closed) => std::future::pending().await,
+    }
+}
+
+/// Waits for a hint of either. Cancel-safe.
+async fn either(one: &mut Changes, other: &mut Changes) {
+    tokio::select! {
+        () = one.changed() => {}
+        () = other.changed() => {}
     }
 }
 

@@ -4,9 +4,11 @@
 //! the process dies after it: a turn row without a result, perhaps a process row without an end.
 //! `recover` reads both at the next start.
 
+mod advice;
 mod checkpoint;
 mod compose;
 mod drive;
+mod implied;
 pub(super) mod settle;
 mod silent;
 mod start;
@@ -23,6 +25,7 @@ use crate::model::ids::{AgentSessionId, TurnId};
 use crate::project::Fault;
 use crate::store::agents::{self as sessions, AgentSession, LeaseOutcome};
 use crate::store::{Owner, StoreError, meta, start_time, timers};
+use advice::Looked;
 use drive::Progress;
 use std::sync::{Arc, LazyLock};
 use tokio::sync::watch;
@@ -162,6 +165,17 @@ async fn go(inner: &Arc<Inner>, begun: &Begun, mut stop: watch::Receiver<Option<
         let resumed = live.resumed;
         let end = drive::drive(inner, begun, &live.live, &mut progress, &mut stop).await;
         if cold || !resumed || !never_made(&end, &progress) {
+            if end == TurnEnd::Clean {
+                let looked = Looked {
+                    item: session.item,
+                    project: &place.project,
+                    session: session.id,
+                    turn: begun.turn,
+                    worktree: &place.dir,
+                };
+                let advice = advice::of(&inner.store, &inner.config, &looked).await;
+                progress.warnings.extend(advice);
+            }
             return Ended { end, progress };
         }
         tracing::warn!(agent = %begun.session.agent, "its session is lost; starting it cold");

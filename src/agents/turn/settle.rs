@@ -4,6 +4,7 @@
 //! gone, then writes: result, state, what is to be said next, events, mail given back, lease. A
 //! session that was moved meanwhile (a stop, the watchdog) keeps the state that it was given.
 
+use super::implied::implied;
 use super::{Begun, Ended, Inner, Stop, start};
 use crate::agents::asks;
 use crate::agents::process::ExitReport;
@@ -282,7 +283,10 @@ impl Asked {
         let facts = Facts {
             end: self.end.clone(),
             reported: report.is_some(),
-            waiting,
+            waiting: match waiting {
+                Some(waiting) => Some(waiting),
+                None => implied(conn, &session, self.now)?,
+            },
             contract_asked: session.contract_asked,
             consumed: self.consumed,
             recoveries: (session.recoveries, self.max_recoveries),
@@ -301,6 +305,10 @@ fn result(
     exit: &ExitReport,
 ) -> TurnResult {
     let clean = *end == TurnEnd::Clean;
+    let mut warnings = progress.warnings.clone();
+    if progress.resume_mismatch {
+        warnings.push("it went on with another conversation than it was asked to".to_owned());
+    }
     TurnResult {
         end: end.clone(),
         exit_code: exit.code,
@@ -313,7 +321,7 @@ fn result(
         contract_violation: false,
         last_text: crate::redact::redact(&progress.last_text),
         stderr_tail: if clean { String::new() } else { exit.stderr_tail.clone() },
-        warnings: progress.warnings.clone(),
+        warnings,
         usage: progress.spent.usage,
         cost_microusd: progress.spent.microusd,
     }

@@ -9,7 +9,7 @@ pub(super) mod triage;
 
 use super::budget::{self, Spender};
 use super::process::{Ident, Marked, find_marked, reap_orphans};
-use super::{Inner, Stop, hold, recover, turn};
+use super::{Inner, Stop, hold, housekeeping, recover, turn};
 use crate::model::agent::SessionState;
 use crate::model::event::Event;
 use crate::model::ids::AgentSessionId;
@@ -18,6 +18,7 @@ use crate::store::{StoreError, log, told};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Looks until cancelled.
@@ -25,6 +26,7 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
     let tick = Duration::from_secs(inner.config.watchdog.tick_s.max(1));
     let mut orphans: HashSet<Ident> = HashSet::new();
     let mut suspects: HashSet<AgentSessionId> = HashSet::new();
+    let mut tidied: Option<Instant> = None;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -51,6 +53,10 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
             tracing::error!(%error, "the watchdog could not look at processes");
         }
         turn::down_dead(inner).await;
+        if tidied.is_none_or(|at| at.elapsed() >= housekeeping::EVERY) {
+            tidied = Some(Instant::now());
+            housekeeping::round(inner).await;
+        }
         if let Err(error) = enforce_limits(inner).await {
             tracing::error!(%error, "the watchdog could not look at the limits");
         }

@@ -9,18 +9,22 @@ mod processes;
 mod reports;
 #[cfg(test)]
 mod tests;
+mod transcripts;
 mod turns;
 
-pub use pools::instance_id;
+pub use pools::{instance_id, known_instance};
 pub use processes::{
     LeaseOutcome, ProcessRow, end_process, live_processes, record_process, release_lease,
     take_lease,
 };
 pub use reports::{NewReport, Report, newest_report, record_report, report, reports_of_item};
+pub use transcripts::{
+    all_events, forget_transcript, put_away, to_be_put_away, transcript_of, transcripts_before,
+};
 pub use turns::{
     Turn, TurnEvent, append_message, append_turn_event, begin_turn, deaths_since, events_of_turn,
     files_read, finish_turn, messages, report_before, session_events, turn, turn_events,
-    turns_of_session, turns_since, unfinished_turns,
+    turn_events_after, turns_of_session, turns_since, unfinished_turns, warnings_of_item,
 };
 
 use super::types::Json;

@@ -1,9 +1,15 @@
 //! Who we are.
 
 use crate::store::{StoreError, Tx, meta};
+use rusqlite::Connection;
 
 /// The key under which this installation's id stands.
 const INSTANCE: &str = "instance_id";
+
+/// This installation's id, if it was made.
+pub fn known_instance(conn: &Connection) -> Result<Option<String>, StoreError> {
+    meta::find(conn, INSTANCE)
+}
 
 /// This installation's id, made at the first call: the beginning of all its agents' markers.
 pub fn instance_id(tx: &Tx<'_>) -> Result<String, StoreError> {

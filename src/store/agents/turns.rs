@@ -9,6 +9,7 @@ use crate::store::types::Json;
 use crate::store::{StoreError, Tx};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
 
 /// The longest text that one event keeps, in bytes.
 const EVENT_TEXT_MAX: usize = 4096;
@@ -50,6 +51,22 @@ pub fn turns_since(conn: &Connection, since: i64, most: u32) -> Result<u32, Stor
          WHERE started_at > ?1",
     )?;
     Ok(statement.query_row(params![since, most], |row| row.get(0))?)
+}
+
+/// What a person should know of the turns on an item, each warning once, newest last, with whose it
+/// was.
+pub fn warnings_of_item(conn: &Connection, item: ItemId) -> Result<Vec<String>, StoreError> {
+    let mut warnings: Vec<String> = vec![];
+    for session in super::sessions_of_item(conn, item)? {
+        for turn in turns_of_session(conn, session.id)? {
+            for warning in turn.result.map(|result| result.warnings).unwrap_or_default() {
+                let said = format!("{}: {warning}", session.agent);
+                warnings.retain(|known| *known != said);
+                warnings.push(said);
+            }
+        }
+    }
+    Ok(warnings)
 }
 
 /// How many turns have died since `since` (milliseconds since the epoch): their runtime could not
@@ -130,8 +147,10 @@ pub fn unfinished_turns(conn: &Connection) -> Result<Vec<Turn>, StoreError> {
 }
 
 /// Something that an agent did.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TurnEvent {
+    /// Its position: later ones have higher ones.
+    pub id: i64,
     /// The turn.
     pub turn: TurnId,
     /// The session.
@@ -168,13 +187,14 @@ fn cut(text: &str) -> String {
     format!("{}… ({} bytes in all)", &text[..end], text.len())
 }
 
-fn event_from_row(row: &Row<'_>) -> rusqlite::Result<TurnEvent> {
+pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<TurnEvent> {
     Ok(TurnEvent {
         turn: row.get(0)?,
         session: row.get(1)?,
         kind: row.get(2)?,
         text: row.get(3)?,
         at: from_millis(row.get(4)?),
+        id: row.get(5)?,
     })
 }
 
@@ -185,7 +205,7 @@ pub fn turn_events(
     count: usize,
 ) -> Result<Vec<TurnEvent>, StoreError> {
     let mut statement = conn.prepare_cached(
-        "SELECT turn, session, kind, text, at FROM turn_events
+        "SELECT turn, session, kind, text, at, id FROM turn_events
          WHERE session IN (SELECT id FROM agent_sessions WHERE item = ?1)
          ORDER BY id DESC LIMIT ?2",
     )?;
@@ -193,6 +213,22 @@ pub fn turn_events(
     let mut events = rows.collect::<Result<Vec<_>, _>>()?;
     events.reverse();
     Ok(events)
+}
+
+/// What agents did on an item after the event `after`, oldest first, at most `count`.
+pub fn turn_events_after(
+    conn: &Connection,
+    item: ItemId,
+    after: i64,
+    count: usize,
+) -> Result<Vec<TurnEvent>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT turn, session, kind, text, at, id FROM turn_events
+         WHERE session IN (SELECT id FROM agent_sessions WHERE item = ?1) AND id > ?2
+         ORDER BY id LIMIT ?3",
+    )?;
+    let rows = statement.query_map(params![item, after, count as i64], event_from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// How many different files the agents of an item have read with their tools for that.
@@ -208,7 +244,7 @@ pub fn files_read(conn: &Connection, item: ItemId) -> Result<u64, StoreError> {
 /// Everything that happened in a turn, oldest first.
 pub fn events_of_turn(conn: &Connection, turn: TurnId) -> Result<Vec<TurnEvent>, StoreError> {
     let mut statement = conn.prepare_cached(
-        "SELECT turn, session, kind, text, at FROM turn_events
+        "SELECT turn, session, kind, text, at, id FROM turn_events
          WHERE session = (SELECT session FROM turns WHERE id = ?1) AND turn = ?1 ORDER BY id",
     )?;
     let rows = statement.query_map([turn], event_from_row)?;
@@ -233,7 +269,7 @@ pub fn session_events(
     count: usize,
 ) -> Result<Vec<TurnEvent>, StoreError> {
     let mut statement = conn.prepare_cached(
-        "SELECT turn, session, kind, text, at FROM turn_events WHERE session = ?1
+        "SELECT turn, session, kind, text, at, id FROM turn_events WHERE session = ?1
          ORDER BY id DESC LIMIT ?2",
     )?;
     let rows = statement.query_map(params![session, count as i64], event_from_row)?;
