@@ -491,3 +491,31 @@ async fn a_turn_that_begins_by_itself_is_told_and_metered() {
     assert!(later.iter().any(metered), "{later:#?}");
     run.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_asks_before_it_leaves_its_sandbox_also_after_a_resume() {
+    let stage = Stage::new(RuntimeKind::Codex).await;
+    let out = json!({"cmd": "touch ../outside", "sandbox_permissions": "require_escalated"});
+    let steps = vec![Step::Call("exec_command", out), Step::Say("Tried.")];
+    stage.plays(&[("out", steps)]);
+    let mut native = None;
+    for _resumed in [false, true] {
+        // Everything inside the worktree is allowed.
+        let mut run = stage.open(Auto, native.as_deref()).await;
+        run.say("[out]", Delivery::NextTurn).await;
+        let (request, tool) = run
+            .until("request for permission", |event| match event {
+                RuntimeEvent::Ask { request, tool, .. } => Some((request.clone(), tool.clone())),
+                _other => None,
+            })
+            .await;
+        assert!(tool.contains("outside of the sandbox"), "{tool}");
+        let deny = Answer::Deny { message: "stay inside".to_owned(), stop: false };
+        run.session.answer(&request, deny).await.unwrap();
+        assert_eq!(run.turn_end().await, TurnOutcome::Done);
+        assert!(stage.last_request().mentions("stay inside"), "the model hears why");
+        assert!(!stage.has("../outside"));
+        native = Some(run.native_id());
+        run.stop().await;
+    }
+}

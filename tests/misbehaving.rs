@@ -24,6 +24,7 @@ use Outcome::{Blocked, Lands, Waits};
 /// The ways (see tests/misbehaving/agent.py), and what comes of each.
 const WAYS: &[(&str, Outcome)] = &[
     ("behaves", Lands),
+    ("takes_no_urls", Lands),
     ("is_silent", Blocked("was silent for too long")),
     ("floods", Lands),
     ("says_a_huge_line", Lands),

@@ -71,6 +71,12 @@ def tool(name, **arguments):
     next_id += 1
     body = {"jsonrpc": "2.0", "id": next_id, "method": "tools/call"}
     body["params"] = {"name": name, "arguments": arguments}
+    if "command" in tools:
+        env = {e["name"]: e["value"] for e in tools["env"]}
+        command = [tools["command"]] + tools["args"]
+        line = json.dumps(body) + "\n"
+        out = subprocess.run(command, env=env, input=line.encode(), stdout=subprocess.PIPE, check=True)
+        return json.loads(out.stdout)["result"]
     headers = {h["name"]: h["value"] for h in tools["headers"]}
     headers["Content-Type"] = "application/json"
     request = urllib.request.Request(tools["url"], json.dumps(body).encode(), headers)
@@ -201,6 +207,12 @@ def turn(id):
         while permission("curl http://example.org/%d" % next_id) is not None:
             pass
         time.sleep(600)
+    elif WAY == "takes_no_urls":
+        assert "url" not in tools, tools
+        work()
+        answer = done()
+        assert not answer["isError"], answer
+        end(id)
     elif WAY == "behaves":
         work(), done(), end(id)
     else:
@@ -219,7 +231,7 @@ def main():
             in_turn = os.environ.get("MUSHER_ITEM")
             version = 2 if WAY == "speaks_another_version" and in_turn else 1
             say(id=id, result={"protocolVersion": version, "agentInfo": {"name": "scripted", "version": "1.0.0"},
-                "agentCapabilities": {"loadSession": True, "mcpCapabilities": {"http": True}, "sessionCapabilities": {"resume": {}}}})
+                "agentCapabilities": {"loadSession": True, "mcpCapabilities": {"http": WAY != "takes_no_urls"}, "sessionCapabilities": {"resume": {}}}})
         elif method in ("session/new", "session/resume", "session/load"):
             if WAY == "makes_no_session":
                 say(id=id, error={"code": -32603, "message": "no room for you"})

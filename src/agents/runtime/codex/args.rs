@@ -18,6 +18,9 @@ const BASE_URL: &str = "OPENAI_BASE_URL";
 /// Where OpenAI's own API is.
 const OPENAI: &str = "https://api.openai.com/v1";
 
+/// The folder for temporary files, where the system's will not do.
+pub(super) const TEMPORARY: &str = "tmp-files";
+
 /// How often the CLI itself asks a failing API again, before it gives up on a turn.
 const MAX_RETRIES: u32 = 3;
 
@@ -92,6 +95,12 @@ fn has_own_provider(spec: &SpawnSpec) -> bool {
 pub(super) fn environment(spec: &SpawnSpec) -> BTreeMap<String, String> {
     let mut env = spec.env.clone();
     env.entry("CODEX_HOME".to_owned()).or_insert_with(|| spec.state_dir.display().to_string());
+    // Below the folder for temporary files it makes no helpers, and without these its sandbox runs
+    // nothing: then temporary files have a folder of their own.
+    let temporary = env.get("TMPDIR").map_or("/tmp", String::as_str);
+    if env.get("CODEX_HOME").is_some_and(|home| Path::new(home).starts_with(temporary)) {
+        env.insert("TMPDIR".to_owned(), spec.state_dir.join(TEMPORARY).display().to_string());
+    }
     env.entry("RUST_LOG".to_owned()).or_insert_with(|| "error".to_owned());
     env
 }

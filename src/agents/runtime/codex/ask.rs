@@ -65,8 +65,8 @@ impl Calls {
     pub fn command(&self, policy: &Policy, params: &Value) -> Question {
         let raw = self.raw.get(&text(params, "itemId"));
         let command = match raw {
-            Some(raw) => raw.command.clone(),
-            None => script(&text(params, "command")),
+            Some(raw) if !raw.command.is_empty() => raw.command.clone(),
+            Some(_) | None => script(&text(params, "command")),
         };
         // Without the raw call a reason is the sign of one that wants out.
         let reason = text(params, "reason");

@@ -8,6 +8,7 @@ use super::session::{Shared, Turn, hold};
 use crate::agents::process::Ladder;
 use crate::model::agent::Failure;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -122,6 +123,9 @@ async fn hello(shared: &Shared) -> Result<(String, String), RpcError> {
     };
     let answer = peer.request(method, params, START_TIMEOUT).await?;
     let thread = text(&answer["thread"], "id");
+    if spec.resume.is_some() {
+        *hold(&shared.record) = answer["thread"]["path"].as_str().map(PathBuf::from);
+    }
     Ok((thread, text(&answer, "model")))
 }
 

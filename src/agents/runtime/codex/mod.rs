@@ -14,8 +14,9 @@
 //!
 //! **Interrupting** ends the turn but not the command that runs: its terminals are cleaned, too.
 //!
-//! Known gap: a resumed thread sends no raw events, so a command that wants out of the sandbox
-//! without giving a reason is told from others only by having been asked about.
+//! A resumed thread sends no raw events; there the call is looked up in the CLI's own record of the
+//! thread. Known gap: where it stands in neither, only the reason that it gives betrays a command
+//! that wants out. And `/tmp` is everybody's: the sandbox lets commands write there.
 //!
 //! Known races: a message that steers may come too late for the turn; it then begins another one,
 //! which the turn runner takes for the same turn.
@@ -66,7 +67,8 @@ impl Runtime for Codex {
         let cannot = |error: std::io::Error| {
             SpawnError::unusable(format!("{} does not start: {error}", program.display()))
         };
-        tokio::fs::create_dir_all(&spec.state_dir).await.map_err(cannot)?;
+        let temporary = spec.state_dir.join(args::TEMPORARY);
+        tokio::fs::create_dir_all(temporary).await.map_err(cannot)?;
         args::let_in(&spec).map_err(|message| SpawnError { failure: Failure::Auth, message })?;
         let (process, stdin, lines) = spawn(&Spawn {
             program: program.clone(),

@@ -18,8 +18,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
+use std::io::SeekFrom;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::process::ChildStdout;
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -31,6 +34,12 @@ const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the process may take to end after its stdout did.
 const EXIT_GRACE: Duration = Duration::from_secs(2);
+
+/// How often a call is looked for in the thread's record, the pause between two looks, and how
+/// much of the record's end is read.
+const RECALL_TRIES: u32 = 10;
+const RECALL_PAUSE: Duration = Duration::from_millis(50);
+const RECALL_BYTES: u64 = 1024 * 1024;
 
 /// Progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -56,6 +65,8 @@ pub(super) struct Shared {
     pub said: Notify,
     /// Thread and model, once the CLI has them.
     pub introduced: Mutex<Option<(String, String)>>,
+    /// The CLI's own record of a resumed thread.
+    pub record: Mutex<Option<PathBuf>>,
     /// The CLI's requests that wait for a person: their ids on the wire, and what is asked.
     asked: Mutex<HashMap<String, (Value, String)>>,
     /// Cancelled when the process is gone.
@@ -97,6 +108,7 @@ pub(super) fn start(
         queue: Mutex::default(),
         said: Notify::new(),
         introduced: Mutex::default(),
+        record: Mutex::default(),
         asked: Mutex::default(),
         ended: CancellationToken::new(),
     });
@@ -400,7 +412,6 @@ impl Reader {
     }
 
     async fn request(&mut self, id: Value, method: &str, params: Value) {
-        let policy = &self.shared.spec.policy;
         match method {
             "item/tool/call" => {
                 let shared = Arc::clone(&self.shared);
@@ -410,11 +421,12 @@ impl Reader {
                 });
             }
             "item/commandExecution/requestApproval" => {
-                let question = self.calls.command(policy, &params);
+                self.recall(&text(&params, "itemId")).await;
+                let question = self.calls.command(&self.shared.spec.policy, &params);
                 self.decide(id, question).await;
             }
             "item/fileChange/requestApproval" => {
-                let question = self.calls.patch(policy, &params);
+                let question = self.calls.patch(&self.shared.spec.policy, &params);
                 self.decide(id, question).await;
             }
             "item/permissions/requestApproval" => {
@@ -432,6 +444,20 @@ impl Reader {
                     shared.peer.refuse(&id, METHOD_NOT_FOUND, &why).await;
                 });
             }
+        }
+    }
+
+    /// Looks a call up that no raw event told of. The record is written at about the same time.
+    async fn recall(&mut self, call: &str) {
+        let record = hold(&self.shared.record).clone();
+        let Some(record) = record.filter(|_| !self.calls.raw.contains_key(call)) else { return };
+        for _ in 0..RECALL_TRIES {
+            let found = recorded(&record, call).await;
+            if let Some(Told::RawCall { id, command, escalated }) = found {
+                self.calls.raw.insert(id, Raw { command, escalated });
+                return;
+            }
+            tokio::time::sleep(RECALL_PAUSE).await;
         }
     }
 
@@ -478,6 +504,22 @@ impl Reader {
         self.withdraw_all().await;
         self.emit(RuntimeEvent::Exited(report)).await;
     }
+}
+
+/// A call in the last part of a thread's record.
+async fn recorded(record: &Path, call: &str) -> Option<Told> {
+    let mut file = tokio::fs::File::open(record).await.ok()?;
+    let length = file.metadata().await.ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(RECALL_BYTES))).await.ok()?;
+    let mut bytes = vec![];
+    file.read_to_end(&mut bytes).await.ok()?;
+    let part = String::from_utf8_lossy(&bytes);
+    let mut lines = part.lines().rev().filter(|line| line.contains(call));
+    lines.find_map(|line| {
+        let entry: Value = serde_json::from_str(line).ok()?;
+        let item = &entry["payload"];
+        (item["type"] == "function_call" && item["call_id"] == call).then(|| wire::raw(item))
+    })
 }
 
 /// Carries out a call of one of our tools.

@@ -49,7 +49,7 @@ pub enum Told {
     RawCall {
         /// Its call.
         id: String,
-        /// The shell line.
+        /// The shell line, where it is one text.
         command: String,
         /// Whether it is to run outside of the sandbox.
         escalated: bool,
@@ -182,17 +182,20 @@ fn contents(items: &Value) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
-fn raw(item: &Value) -> Told {
-    if item["type"] != "function_call" || item["name"] != "exec_command" {
+/// A call as the model made it. Shells are called differently from model to model.
+pub fn raw(item: &Value) -> Told {
+    if item["type"] != "function_call" {
         return Told::Progress;
     }
     let Ok(arguments) = serde_json::from_str::<Value>(&text(item, "arguments")) else {
         return Told::Progress;
     };
+    let inside = ["", "use_default"].contains(&&*text(&arguments, "sandbox_permissions"));
+    let line = ["cmd", "command"].map(|key| text(&arguments, key)).concat();
     Told::RawCall {
         id: text(item, "call_id"),
-        command: text(&arguments, "cmd"),
-        escalated: !matches!(text(&arguments, "sandbox_permissions").as_str(), "" | "use_default"),
+        command: line,
+        escalated: !inside || arguments["with_escalated_permissions"] == true,
     }
 }
 
@@ -376,6 +379,7 @@ mod tests {
         assert_eq!(raw(r#"{"cmd": "ls"}"#), Some(false));
         assert_eq!(raw(r#"{"cmd": "ls", "sandbox_permissions": "use_default"}"#), Some(false));
         assert_eq!(raw(r#"{"cmd": "ls", "sandbox_permissions": "require_escalated"}"#), Some(true));
+        assert_eq!(raw(r#"{"command": ["ls"], "with_escalated_permissions": true}"#), Some(true));
         assert_eq!(raw("no json"), None);
     }
 
