@@ -175,10 +175,13 @@ pub fn ask_after_turn(tx: &Tx<'_>, asker: &Asker, asked: &Question) -> Result<bo
 
 /// Names an exact call of a tool. What only describes it does not count.
 fn key(tool: &str, input: &Value) -> String {
-    let exact = match input.get("command") {
-        Some(command) if input.get("old_string").is_none() => command.to_string(),
-        Some(_) | None => input.to_string(),
-    };
+    let mut exact = input.clone();
+    if let Some(fields) = exact.as_object_mut() {
+        for note in ["description", "timeout", "reason"] {
+            fields.shift_remove(note);
+        }
+    }
+    let exact = exact.to_string();
     // Inputs may be files: the row holds what is shown, and this.
     let name = Uuid::new_v5(&Uuid::NAMESPACE_OID, exact.as_bytes());
     format!("{tool}:{}:{name}", exact.len())

@@ -4,14 +4,18 @@
 //! `Tool(pattern)` with `*` for any text; the pattern is matched with the file's path, or with
 //! each command of a shell line. The worktree is what an agent may write.
 
+mod guard;
+mod line;
 mod session;
 mod shell;
 
+pub use guard::Bounds;
 pub use session::SessionRule;
 pub use shell::commands;
 
 use crate::config::PermissionMode;
 use crate::model::agent::Role;
+use guard::Guard;
 use serde_json::Value;
 use std::path::{Component, Path, PathBuf};
 
@@ -28,7 +32,14 @@ pub struct Policy {
     pub deny: Vec<Rule>,
     /// What may be written.
     pub worktree: PathBuf,
+    /// What nobody can allow.
+    pub bounds: Bounds,
 }
+
+/// Why a line is refused that nobody can check.
+const UNCLEAR: &str = "this line cannot be taken apart into its commands, so nobody can check it: \
+                       write it more plainly (no arrays, no `eval` of variables, no $'…', no \
+                       commands from variables), or put it into a script and run that";
 
 /// `Tool` or `Tool(pattern)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,6 +191,14 @@ impl Policy {
         if let Some(rule) = self.denying(tool, &shown) {
             return Decision::Deny(denied(rule));
         }
+        let path = self.path(input);
+        let searches = matches!(tool, "Glob" | "Grep" | "search");
+        if self.bounds.is_private(&path) || searches && self.bounds.holds_private(&path) {
+            return Decision::Deny("keys and Musher's own data are for no agent".to_owned());
+        }
+        if sort(tool) == Sort::Write && !inside && !guard::is_scratch(&path) {
+            return Decision::Deny(format!("{shown} is outside of your worktree"));
+        }
         if sort(tool) == Sort::Write {
             if !self.writes() {
                 return Decision::Deny(format!("a {} writes no files", self.role.as_str()));
@@ -194,19 +213,23 @@ impl Policy {
 
     fn decide_shell(&self, tool: &str, input: &Value) -> Decision {
         let line = input.get("command").and_then(Value::as_str).unwrap_or_default();
-        let Some(parts) = commands(line) else {
-            // What cannot be taken apart cannot be checked.
-            return match self.mode {
-                PermissionMode::Auto if !self.deny.iter().any(|rule| rule.names(tool)) => {
-                    self.shell_by_role()
-                }
-                PermissionMode::Auto | PermissionMode::Ask => Decision::Ask,
+        let Some(commands) = line::take_apart(line) else {
+            // What cannot be taken apart cannot be checked. A person may, looking at it.
+            return match (self.mode, self.writes()) {
+                (PermissionMode::Auto, true) => Decision::Deny(UNCLEAR.to_owned()),
+                (PermissionMode::Auto, false) | (PermissionMode::Ask, _) => Decision::Ask,
             };
         };
-        if let Some(rule) = parts.iter().find_map(|part| self.denying(tool, part)) {
+        if let Some(why) = Guard::new(&self.worktree, &self.bounds).forbids(&commands) {
+            return Decision::Deny(why);
+        }
+        let text = |command: &line::Command| shell::shown(command);
+        if let Some(rule) = commands.iter().find_map(|one| self.denying(tool, &text(one))) {
             return Decision::Deny(denied(rule));
         }
-        if parts.iter().all(|part| self.covers(tool, line, part)) {
+        let hijacked = commands.iter().any(shell::hijacks);
+        let certain = || commands.iter().filter(|command| !command.maybe);
+        if certain().all(|one| self.covers(tool, line, &text(one), hijacked)) {
             return Decision::Allow;
         }
         match self.mode {
@@ -216,10 +239,11 @@ impl Policy {
     }
 
     /// Whether a command of a line may run unasked.
-    fn covers(&self, tool: &str, line: &str, part: &str) -> bool {
+    fn covers(&self, tool: &str, line: &str, part: &str, hijacked: bool) -> bool {
         let unasked = if self.writes() { shell::is_everyday } else { shell::is_reading };
         let own = part.split_whitespace().next() == Some("musher");
-        self.allowed(tool, part) || (unasked(part) && !(own && shell::is_disguised(line)))
+        let disguised = own && shell::is_disguised(line);
+        self.allowed(tool, part) || (unasked(part) && !hijacked && !disguised)
     }
 
     /// A shell can write: a role that writes nothing has only what rules allow.

@@ -242,6 +242,7 @@ fn every_prompt_tells_how_to_report_without_tools_and_nobody_is_asked_about_it()
             allow: vec![],
             deny: vec![],
             worktree: std::env::temp_dir(),
+            bounds: crate::agents::permission::Bounds::default(),
         };
         for line in shown {
             let decision = policy.decide("shell", &json!({"command": line}));

@@ -10,6 +10,10 @@ use serde_json::Value;
 
 /// Programs that run what they are given: commands, scripts, programs from elsewhere.
 const RUNNERS: &[&str] = &[
+    ".",
+    "eval",
+    "source",
+    "trap",
     "ash",
     "awk",
     "bash",
@@ -135,11 +139,17 @@ impl Policy {
 
     /// The rules that would allow this call from now on, or why there are none.
     pub fn for_session(&self, tool: &str, input: &Value) -> Result<Vec<SessionRule>, String> {
+        if input.get("outside_of_the_sandbox").is_some() {
+            return Err("it leaves the sandbox".to_owned());
+        }
         let rules = match sort(tool) {
             Sort::Shell => self.for_line(tool, input)?,
             Sort::Read | Sort::Write => vec![exactly(tool, self.shown_path(input))],
             Sort::Harmless | Sort::Unknown => vec![exactly(tool, input.to_string())],
         };
+        if rules.is_empty() {
+            return Err("no rule decides about it".to_owned());
+        }
         // What would be asked again, or denied, is nothing to offer.
         match self.with_session(rules.clone()).decide(tool, input) {
             Decision::Allow => Ok(rules),
@@ -154,7 +164,7 @@ impl Policy {
         };
         let mut rules = Vec::new();
         for part in parts {
-            if self.covers(tool, line, &part) {
+            if self.covers(tool, line, &part, false) {
                 continue;
             }
             let rule = of_command(tool, &part)?;
@@ -215,6 +225,7 @@ mod tests {
             allow: vec![],
             deny: vec![Rule::parse("Bash(cargo publish *)")],
             worktree: std::env::temp_dir(),
+            bounds: super::super::Bounds::default(),
         }
     }
 

@@ -1,19 +1,10 @@
-//! Shell lines, taken apart into the commands that they would run. Pure.
+//! Which commands need no rule. Pure.
 //!
-//! Rules are decided on the parsed line, not by searching its text: `ok; rm -rf src` has two
+//! Rules are decided on the parsed line (`line`), not by searching its text: `ok; rm -rf src` has two
 //! commands, and `echo "rm -rf src"` has one, which is harmless. What cannot be taken apart with
 //! certainty is `None`, and then nobody may say that it is covered.
 
-/// Programs that run the rest of their arguments.
-const WRAPPERS: &[&str] =
-    &["env", "nohup", "time", "nice", "command", "exec", "xargs", "sudo", "setsid", "builtin"];
-
-/// Programs that run the argument of `-c`.
-const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "/bin/sh", "/bin/bash"];
-
-/// Words that introduce a command.
-const KEYWORDS: &[&str] =
-    &["if", "then", "else", "elif", "fi", "do", "done", "while", "until", "!", "{", "}"];
+use super::line::{Command, take_apart};
 
 /// Commands that only look, and those with which work is committed.
 const EVERYDAY: &[&str] = &[
@@ -109,238 +100,54 @@ pub fn redirects(command: &str) -> bool {
     command.contains(REDIRECTS)
 }
 
+/// Variables by which another program runs than the one that is named.
+const HIJACKING: &[&str] = &[
+    "PATH",
+    "IFS",
+    "ENV",
+    "BASH_ENV",
+    "SHELLOPTS",
+    "PAGER",
+    "EDITOR",
+    "VISUAL",
+    "LESSOPEN",
+    "PROMPT_COMMAND",
+    "NODE_OPTIONS",
+    "RUBYOPT",
+    "PERL5OPT",
+    "PERL5LIB",
+];
+
+/// Whether a command sets a variable that may have another program run than the one named.
+pub fn hijacks(command: &Command) -> bool {
+    let assigned = command.assigned.iter().map(|word| word.text.as_str());
+    let exported = match command.program() {
+        "export" | "declare" | "typeset" | "readonly" => command.words.get(1..).unwrap_or_default(),
+        _other => &[],
+    };
+    assigned.chain(exported.iter().map(|word| word.text.as_str())).any(|text| {
+        let name = text.split(['=', '+']).next().unwrap_or_default();
+        HIJACKING.contains(&name)
+            || ["LD_", "DYLD_", "GIT_", "PYTHON"].iter().any(|begin| name.starts_with(begin))
+    })
+}
+
+/// A command as rules and people read it: its words, and a sign when it writes into a file.
+pub fn shown(command: &Command) -> String {
+    let harmless = ["/dev/null", "/dev/stderr", "/dev/stdout"];
+    let mut text = command.text();
+    if command.writes.iter().any(|file| !harmless.contains(&file.text.as_str())) {
+        text.push(' ');
+        text.push(REDIRECTS);
+    }
+    text
+}
+
 /// The commands of a shell line, each as its words joined by spaces; `None` when it is not clear.
 pub fn commands(line: &str) -> Option<Vec<String>> {
-    let mut found = vec![];
-    take_apart(line, &mut found, 0)?;
-    Some(found)
-}
-
-/// How deep substitutions and `sh -c` may be nested.
-const DEPTH_MAX: usize = 5;
-
-fn take_apart(line: &str, found: &mut Vec<String>, depth: usize) -> Option<()> {
-    if depth > DEPTH_MAX {
-        return None;
-    }
-    let mut parser = Parser { rest: line.chars().collect(), at: 0, found, depth };
-    parser.list()
-}
-
-struct Parser<'a> {
-    rest: Vec<char>,
-    at: usize,
-    found: &'a mut Vec<String>,
-    depth: usize,
-}
-
-impl Parser<'_> {
-    fn peek(&self) -> Option<char> {
-        self.rest.get(self.at).copied()
-    }
-
-    fn next(&mut self) -> Option<char> {
-        let next = self.peek();
-        self.at += 1;
-        next
-    }
-
-    /// A list of commands up to the end.
-    fn list(&mut self) -> Option<()> {
-        let mut words: Vec<String> = vec![];
-        let mut word: Option<String> = None;
-        while let Some(c) = self.next() {
-            match c {
-                ' ' | '\t' => words.extend(word.take()),
-                '\n' | ';' | '&' | '|' | '(' | ')' => {
-                    words.extend(word.take());
-                    // `2>&1`, `>&2`: no end of a command.
-                    if c == '&' && words.last().is_some_and(|last| last.ends_with(REDIRECTS)) {
-                        words.pop();
-                        while self.peek().is_some_and(|c| c.is_ascii_digit() || c == '-') {
-                            self.at += 1;
-                        }
-                        continue;
-                    }
-                    self.command(std::mem::take(&mut words))?;
-                }
-                '#' if word.is_none() => {
-                    while self.peek().is_some_and(|c| c != '\n') {
-                        self.at += 1;
-                    }
-                }
-                '>' | '<' => self.redirect(c, &mut words, &mut word)?,
-                '\\' => match self.next() {
-                    Some('\n') => {}
-                    Some(c) => word.get_or_insert_default().push(c),
-                    None => return None,
-                },
-                '\'' => {
-                    let text = self.until('\'')?;
-                    word.get_or_insert_default().push_str(&text);
-                }
-                '"' => {
-                    let text = self.double_quoted()?;
-                    word.get_or_insert_default().push_str(&text);
-                }
-                '$' | '`' => {
-                    let text = self.expansion(c)?;
-                    word.get_or_insert_default().push_str(&text);
-                }
-                c => word.get_or_insert_default().push(c),
-            }
-        }
-        words.extend(word.take());
-        self.command(words)
-    }
-
-    /// A redirection: into a file it is marked in the command, from one or to a descriptor it is
-    /// dropped. Here-documents and process substitutions are not taken apart.
-    fn redirect(
-        &mut self,
-        c: char,
-        words: &mut Vec<String>,
-        word: &mut Option<String>,
-    ) -> Option<()> {
-        if self.peek() == Some('(') || (c == '<' && self.peek() == Some('<')) {
-            return None;
-        }
-        // `2>`: the number is no word.
-        if word.as_ref().is_some_and(|word| !word.chars().all(|c| c.is_ascii_digit())) {
-            words.extend(word.take());
-        }
-        *word = None;
-        if c == '<' {
-            return Some(());
-        }
-        if matches!(self.peek(), Some('>' | '|')) {
-            self.at += 1;
-        }
-        let rest: String = self.rest[self.at.min(self.rest.len())..].iter().take(20).collect();
-        if rest.trim_start().starts_with("/dev/null") {
-            self.at += rest.find("/dev/null")? + "/dev/null".len();
-            return Some(());
-        }
-        words.push(REDIRECTS.to_string());
-        Some(())
-    }
-
-    fn until(&mut self, end: char) -> Option<String> {
-        let mut text = String::new();
-        loop {
-            match self.next()? {
-                c if c == end => return Some(text),
-                c => text.push(c),
-            }
-        }
-    }
-
-    fn double_quoted(&mut self) -> Option<String> {
-        let mut text = String::new();
-        loop {
-            match self.next()? {
-                '"' => return Some(text),
-                '\\' => text.push(self.next()?),
-                c @ ('$' | '`') => text.push_str(&self.expansion(c)?),
-                c => text.push(c),
-            }
-        }
-    }
-
-    /// A substitution is taken apart too; a variable stands for itself.
-    fn expansion(&mut self, c: char) -> Option<String> {
-        if c == '`' {
-            let inner = self.until('`')?;
-            take_apart(&inner, self.found, self.depth + 1)?;
-            return Some("$()".to_owned());
-        }
-        if self.peek() == Some('\'') {
-            return None; // $'…' has escapes of its own
-        }
-        if self.peek() != Some('(') {
-            return Some("$".to_owned());
-        }
-        self.at += 1;
-        let mut depth = 1;
-        let mut inner = String::new();
-        loop {
-            match self.next()? {
-                '\'' => {
-                    let text = self.until('\'')?;
-                    inner.push_str(&format!("'{text}'"));
-                }
-                '(' => {
-                    depth += 1;
-                    inner.push('(');
-                }
-                ')' => {
-                    depth -= 1;
-                    if depth == 0 {
-                        break;
-                    }
-                    inner.push(')');
-                }
-                c => inner.push(c),
-            }
-        }
-        take_apart(&inner, self.found, self.depth + 1)?;
-        Some("$()".to_owned())
-    }
-
-    /// One simple command: keywords, assignments and wrappers before it are looked through.
-    fn command(&mut self, words: Vec<String>) -> Option<()> {
-        let mut words = words.as_slice();
-        while let Some(first) = words.first() {
-            if !KEYWORDS.contains(&first.as_str()) && !is_assignment(first) {
-                break;
-            }
-            words = &words[1..];
-        }
-        let Some(first) = words.first() else { return Some(()) };
-        // The loop's head runs nothing; what a variable or `eval` runs is anybody's guess.
-        if first == "for" || first == "select" {
-            return Some(());
-        }
-        if first.contains('$')
-            || matches!(first.as_str(), "eval" | "case" | "function" | "source" | ".")
-        {
-            return None;
-        }
-        self.found.push(words.join(" "));
-        if SHELLS.contains(&first.as_str()) {
-            return match words.iter().position(|word| word.starts_with('-') && word.ends_with('c'))
-            {
-                Some(at) => {
-                    let script = words.get(at + 1)?;
-                    if script.contains('$') {
-                        return None;
-                    }
-                    take_apart(script, self.found, self.depth + 1)
-                }
-                None => Some(()),
-            };
-        }
-        if WRAPPERS.contains(&first.as_str()) || first == "timeout" {
-            let mut rest = &words[1..];
-            while let Some(word) = rest.first() {
-                let skip = word.starts_with('-')
-                    || is_assignment(word)
-                    || word.starts_with(|c: char| c.is_ascii_digit());
-                if !skip {
-                    break;
-                }
-                rest = &rest[1..];
-            }
-            return self.command(rest.to_vec());
-        }
-        Some(())
-    }
-}
-
-fn is_assignment(word: &str) -> bool {
-    word.split_once('=').is_some_and(|(name, _)| {
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-    })
+    let found = take_apart(line)?;
+    let certain = found.iter().filter(|command| !command.maybe);
+    Some(certain.map(shown).filter(|text| !text.is_empty()).collect())
 }
 
 #[cfg(test)]
@@ -365,6 +172,8 @@ mod tests {
             ("(cd a; rm b)", vec!["cd a", "rm b"]),
             ("timeout 5 rm z # rm q", vec!["timeout 5 rm z", "rm z"]),
             ("ls > /dev/null", vec!["ls"]),
+            ("cat <<EOF\nrm x\nEOF\nls", vec!["cat", "ls"]),
+            ("diff <(a) <(b)", vec!["a", "b", "diff <() <()"]),
         ] {
             assert_eq!(
                 commands(line).as_deref(),
@@ -376,15 +185,9 @@ mod tests {
 
     #[test]
     fn what_is_not_clear_is_not_taken_apart() {
-        for line in [
-            "$CMD x",
-            "eval \"$x\"",
-            "cat <<EOF\nrm\nEOF",
-            "diff <(a) <(b)",
-            "'open",
-            "bash -c \"$X\"",
-            "echo $'a'",
-        ] {
+        for line in
+            ["$CMD x", "eval \"$x\"", "cat <<EOF\nrm", "'open", "bash -c \"$X\"", "echo $'a'"]
+        {
             assert_eq!(commands(line), None, "{line}");
         }
     }

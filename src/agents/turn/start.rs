@@ -1,7 +1,7 @@
 //! Getting a session's runtime up for a turn, and down again.
 
 use super::{Begun, Inner, Live, Place, Stop};
-use crate::agents::permission::{Policy, Rule};
+use crate::agents::permission::{Bounds, Policy, Rule};
 use crate::agents::process::{ExitReport, Ident, Ladder, base_env};
 use crate::agents::runtime::{
     AgentTools, EVENTS_MAX, Recorder, RuntimeEvent, SpawnError, SpawnSpec,
@@ -15,6 +15,7 @@ use crate::store::agents as sessions;
 use crate::store::costs::{self, Cost, Source};
 use crate::store::{Store, StoreError};
 use async_trait::async_trait;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{MutexGuard, mpsc, watch};
@@ -166,6 +167,8 @@ async fn spec(
     let role_prompt = Prompts::new(config_dir)
         .render(session.role.as_str(), minijinja::context! {})
         .map_err(|error| internal(&error.to_string()))?;
+    let state_dir =
+        data_dir.join("runtimes").join(config.runtime.as_str()).join(place.project.as_str());
     let rules = |texts: &[String]| texts.iter().map(|text| Rule::parse(text)).collect();
     Ok(SpawnSpec {
         tools: Arc::new(AgentTools::new(
@@ -191,13 +194,11 @@ async fn spec(
             allow: rules(&config.allow),
             deny: rules(&config.deny),
             worktree: place.dir.clone(),
+            bounds: bounds(inner, &place.dir, &state_dir),
         },
         env,
         stderr_log: data_dir.join("logs").join("agents").join(format!("{}.stderr.log", begun.turn)),
-        state_dir: data_dir
-            .join("runtimes")
-            .join(config.runtime.as_str())
-            .join(place.project.as_str()),
+        state_dir,
         confinement: inner.config.containers.confinement,
         replay_file: config.replay_file.clone(),
         recorder: Arc::new(StoreRecorder {
@@ -207,6 +208,19 @@ async fn spec(
         }),
         marker,
     })
+}
+
+/// What nobody can allow an agent: our data, what the configuration keeps in files, people's keys.
+fn bounds(inner: &Inner, worktree: &Path, state_dir: &Path) -> Bounds {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    // The worktree lies in our data directory, and so does what its CLI puts aside for it.
+    let own = vec![worktree.to_owned(), state_dir.to_owned()];
+    let mut bounds = Bounds::new(inner.store.data_dir(), home, own);
+    let config = &inner.config;
+    let matrix = config.matrix.iter();
+    let files = matrix.flat_map(|matrix| [&matrix.password_file, &matrix.store_passphrase_file]);
+    bounds.private.extend(files.chain([&config.llm.api_key_file]).flatten().cloned());
+    bounds
 }
 
 fn internal(why: &str) -> SpawnError {

@@ -114,6 +114,7 @@ fn spec(dir: &Path, program: &Path, recorded: &Arc<Recorded>) -> SpawnSpec {
             allow: vec![Rule::parse("Bash(make *)")],
             deny: vec![Rule::parse("Bash(rm *)")],
             worktree: dir.to_owned(),
+            bounds: crate::agents::permission::Bounds::default(),
         },
         env: base_env(&[]),
         marker: format!("test-{}", Uuid::new_v4()),

@@ -126,6 +126,7 @@ mod tests {
             allow: vec![],
             deny: vec![Rule::parse("Bash(rm *)"), Rule::parse("Edit(secret*)")],
             worktree: "/w".into(),
+            bounds: crate::agents::permission::Bounds::default(),
         }
     }
 
