@@ -555,6 +555,10 @@ pub struct AgentConfig {
     /// Variables of the server's environment that it may see.
     #[serde(default)]
     pub env: Vec<String>,
+    /// Whether a model's key in `env` is kept from it: its CLI calls the model through Musher, which
+    /// has the key and counts what is used.
+    #[serde(default = "yes")]
+    pub gateway: bool,
     /// What happens when no rule covers a permission.
     #[serde(default)]
     pub permissions: PermissionMode,
@@ -607,6 +611,9 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         .map(|(_, other)| other)
 }
 
+fn yes() -> bool {
+    true
+}
 fn default_data_dir() -> PathBuf {
     PathBuf::from(".musher")
 }

@@ -34,7 +34,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("\"DELETE ", &["store"]),
     ("PRAGMA ", &["store"]),
     // Reading a URL asks nobody.
-    ("reqwest::Client", &["llm", "chat/matrix/trial.rs"]),
+    ("reqwest::Client", &["llm", "chat/matrix/trial.rs", "agents/gateway"]),
     ("}/_matrix/", &["chat/matrix"]),
     ("Command::new(\"git\")", &["project/git"]),
     // Agents and their tools; what projects run; the CLIs' versions; builds; the terminal's echo.

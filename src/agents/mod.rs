@@ -16,6 +16,7 @@
 
 pub mod asks;
 pub mod budget;
+mod gateway;
 mod holds;
 mod housekeeping;
 pub mod permission;
@@ -77,6 +78,8 @@ struct Inner {
     tools: OnceLock<Arc<dyn ToolHost>>,
     /// Who is asked about silent agents, if anybody is.
     triage: OnceLock<Arc<dyn Triage>>,
+    /// Where CLIs call models; up from the first agent on that needs it.
+    gateway: tokio::sync::OnceCell<gateway::Gateway>,
     /// Sessions whose runtime is up, running a turn or not.
     live: Mutex<HashMap<AgentSessionId, Arc<Live>>>,
     /// Turns that run, and how to stop each.
@@ -91,6 +94,8 @@ struct Inner {
 struct Live {
     session: Arc<dyn Session>,
     tools: Arc<AgentTools>,
+    /// Its token for the model gateway; works as long as this lives.
+    token: Option<gateway::Token>,
     /// What it may do without asking.
     policy: permission::Policy,
     /// Locked by the turn that runs, or by nobody.
@@ -178,6 +183,7 @@ impl Agents {
                 runtimes,
                 tools: OnceLock::new(),
                 triage,
+                gateway: tokio::sync::OnceCell::new(),
                 live: Mutex::default(),
                 running: Mutex::default(),
                 stopping: Mutex::default(),

@@ -352,6 +352,13 @@ pub enum RuntimeEvent {
         /// The model.
         model: String,
     },
+    /// What the model gateway counted, and has written down already.
+    Metered {
+        /// Tokens.
+        usage: Usage,
+        /// Money, in millionths of a US dollar.
+        microusd: i64,
+    },
     /// The provider failed and is asked again: a sign of life.
     Retry {
         /// Which attempt.

@@ -326,6 +326,13 @@ impl Driver<'_> {
             }
             RuntimeEvent::AskWithdrawn(request) => self.withdrawn(&request).await?,
             RuntimeEvent::Denied { why, .. } => self.count_denial(&why),
+            RuntimeEvent::Metered { usage, microusd } => {
+                self.progress.spent.usage += usage;
+                self.progress.spent.microusd += microusd;
+                kept.check = true;
+            }
+            // What was counted at the gateway is the truth; the CLI's own word would be twice.
+            RuntimeEvent::Used { .. } if self.live.token.is_some() => {}
             RuntimeEvent::Used { usage, microusd, model } => {
                 self.used(usage, microusd, model, &mut kept);
             }
@@ -376,6 +383,7 @@ impl Driver<'_> {
             | RuntimeEvent::Consumed(_)
             | RuntimeEvent::AskWithdrawn(_)
             | RuntimeEvent::Used { .. }
+            | RuntimeEvent::Metered { .. }
             | RuntimeEvent::RateLimit { blocked: false, .. }
             | RuntimeEvent::TurnEnd(_)
             | RuntimeEvent::Exited(_) => None,
@@ -487,6 +495,8 @@ impl Driver<'_> {
                 let mut reached = None;
                 if let Some(cost) = &kept.cost {
                     costs::record(tx, cost)?;
+                }
+                if kept.cost.is_some() || kept.check {
                     let spender =
                         Spender { agent: Some(&agent), item: Some(item), project: Some(&project) };
                     reached = budget::check(tx, &config, &spender)?;
@@ -561,6 +571,8 @@ pub(super) struct Kept {
     line: Option<(&'static str, String)>,
     native_id: Option<String>,
     cost: Option<Cost>,
+    /// Whether the limits are to be looked at.
+    check: bool,
     pub event: Option<Event>,
     first: bool,
     touch: bool,
@@ -571,6 +583,7 @@ impl Kept {
         self.line.is_none()
             && self.native_id.is_none()
             && self.cost.is_none()
+            && !self.check
             && self.event.is_none()
             && !self.first
             && !self.touch

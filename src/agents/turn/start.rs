@@ -6,7 +6,7 @@ use crate::agents::process::{ExitReport, Ident, Ladder, base_env};
 use crate::agents::runtime::{
     AgentTools, EVENTS_MAX, Recorder, RuntimeEvent, SpawnError, SpawnSpec,
 };
-use crate::agents::{hold, runtime};
+use crate::agents::{gateway, hold, runtime};
 use crate::failpoint::failpoint;
 use crate::llm::prompts::Prompts;
 use crate::model::agent::Failure;
@@ -58,15 +58,17 @@ pub(super) async fn up(
         )
     })?;
     let process = Arc::new(Mutex::new(None));
-    let spec = spec(inner, begun, place, cold, &process).await?;
+    let mut spec = spec(inner, begun, place, cold, &process).await?;
+    let (tell, events) = mpsc::channel(EVENTS_MAX);
+    let token = token(inner, begun, place, &tell, &mut spec).await?;
     let (tools, marker, resumed) =
         (Arc::clone(&spec.tools), spec.marker.clone(), spec.resume.is_some());
     let policy = spec.policy.clone();
-    let (tell, events) = mpsc::channel(EVENTS_MAX);
     let session = runtime.spawn(spec, tell).await?;
     let live = Arc::new(Live {
         session,
         tools,
+        token,
         policy,
         events: tokio::sync::Mutex::new(events),
         process,
@@ -208,6 +210,29 @@ async fn spec(
         }),
         marker,
     })
+}
+
+/// Puts a token for the model gateway in the place of a key in the agent's environment.
+async fn token(
+    inner: &Arc<Inner>,
+    begun: &Begun,
+    place: &Place,
+    events: &mpsc::Sender<RuntimeEvent>,
+    spec: &mut SpawnSpec,
+) -> Result<Option<gateway::Token>, SpawnError> {
+    let agent = &begun.config;
+    if !gateway::leads(agent) {
+        return Ok(None);
+    }
+    let (store, config) = (inner.store.clone(), Arc::clone(&inner.config));
+    let gateway = inner
+        .gateway
+        .get_or_try_init(|| gateway::Gateway::start(store, config))
+        .await
+        .map_err(|error| internal(&format!("the model gateway does not start: {error:#}")))?;
+    let (item, project) = (begun.session.item, &place.project);
+    let bearer = gateway::Bearer { agent, item, project, events };
+    Ok(gateway.grant(&bearer, &mut spec.env))
 }
 
 /// What nobody can allow an agent: our data, what the configuration keeps in files, people's keys.
