@@ -154,7 +154,7 @@ async fn claude_code_ends_its_turn_without_an_answer_and_goes_on_with_a_late_one
         is_agent(request).then(|| match request.tool_results().len() {
             // The second time because it was told that it may now.
             0 | 1 => shell(request, WRITE),
-            2 => shell(request, COMMIT),
+            2 => shell(request, &format!("{COMMIT} && echo \"key: $ANTHROPIC_API_KEY\"")),
             3 => report(request, "It is written."),
             _ => Reply::text("Done."),
         })
@@ -168,4 +168,11 @@ async fn claude_code_ends_its_turn_without_an_answer_and_goes_on_with_a_late_one
     scene.assert_landed_once(1, "Greet", "greeting.txt").await;
     let told = scene.model.requests().into_iter().rfind(is_agent).unwrap();
     assert!(told.mentions("allows what you asked for"), "{}", told.summary());
+    // The key that the provider gets is not the one that the agent has.
+    let results = scene.results();
+    assert!(results.iter().any(|result| result.contains("key: musher-")), "{results:?}");
+    assert!(!results.iter().any(|result| result.contains("test-key")), "{results:?}");
+    assert!(scene.model.claude_requests().iter().all(|request| request.api_key() == "test-key"));
+    let cost = scene.musher.call(&["cost", "--json"]).await;
+    assert!(cost.succeeded().json().to_string().contains("coder-1"), "what it used is counted");
 }

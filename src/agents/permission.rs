@@ -220,12 +220,12 @@ impl Policy {
                 (PermissionMode::Auto, false) | (PermissionMode::Ask, _) => Decision::Ask,
             };
         };
-        if let Some(why) = Guard::new(&self.worktree, &self.bounds).forbids(&commands) {
-            return Decision::Deny(why);
-        }
         let text = |command: &line::Command| shell::shown(command);
         if let Some(rule) = commands.iter().find_map(|one| self.denying(tool, &text(one))) {
             return Decision::Deny(denied(rule));
+        }
+        if let Some(why) = Guard::new(&self.worktree, &self.bounds).forbids(&commands) {
+            return Decision::Deny(why);
         }
         let hijacked = commands.iter().any(shell::hijacks);
         let certain = || commands.iter().filter(|command| !command.maybe);
