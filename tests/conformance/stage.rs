@@ -270,6 +270,7 @@ impl Stage {
                 allow: vec![],
                 deny: vec![],
                 worktree: self.worktree.clone(),
+                bounds: musher::agents::permission::Bounds::default(),
             },
             env: self.environment(),
             marker: format!("stage-{}", Uuid::new_v4()),

@@ -141,6 +141,7 @@ mod tests {
             allow: vec![Rule::parse("Bash(make *)")],
             deny: vec![Rule::parse("Bash(rm *)")],
             worktree: "/w".into(),
+            bounds: crate::agents::permission::Bounds::default(),
         };
         question(&policy, &call, &["report_done".to_owned()]).decision
     }
@@ -181,7 +182,7 @@ mod tests {
         assert_eq!(edit(json!({"raw": {"file_path": "/w/a"}})), Decision::Allow);
         let hidden =
             json!({"raw": {"file_path": "/w/a"}, "content": [{"type": "diff", "path": "/etc/x"}]});
-        assert_eq!(edit(hidden), Decision::Ask);
+        assert!(matches!(edit(hidden), Decision::Deny(_)));
         assert_eq!(edit(json!({"raw": {}})), Decision::Ask);
     }
 
