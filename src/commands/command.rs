@@ -211,6 +211,13 @@ pub enum Command {
     Projects,
     /// `switch NAME`
     Switch(ProjectName),
+    /// `project info|stop|start|remove NAME`
+    Project {
+        /// Which.
+        name: ProjectName,
+        /// What of it.
+        action: ProjectAction,
+    },
     /// `new project NAME …`
     NewProject(NewProjectArgs),
     /// `remind …`: who, when and what are read by `timers`, which knows the time.
@@ -299,6 +306,22 @@ impl MoveTarget {
     }
 }
 
+/// What `project …` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProjectAction {
+    /// Says how it is set up and what it does.
+    Info,
+    /// Ends its agents, and nothing starts in it.
+    Stop,
+    /// Lets it go on.
+    Start,
+    /// Takes it out of the books; its files stay.
+    Remove {
+        /// `--confirm` was given.
+        confirmed: bool,
+    },
+}
+
 /// What `new project` was told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewProjectArgs {
@@ -347,6 +370,10 @@ impl Command {
             Command::Rebuild { .. }
             | Command::ResumeAll
             | Command::NewProject(_)
+            | Command::Project {
+                action: ProjectAction::Stop | ProjectAction::Start | ProjectAction::Remove { .. },
+                ..
+            }
             | Command::Delete { .. }
             | Command::WorktreesClean { .. }
             | Command::Stop(StopOf::All) => true,
@@ -389,6 +416,7 @@ impl Command {
             | Command::Tell { .. }
             | Command::Nudge { .. }
             | Command::Projects
+            | Command::Project { action: ProjectAction::Info, .. }
             | Command::Switch(_)
             | Command::Remind { .. }
             | Command::Timers
@@ -417,6 +445,7 @@ impl Command {
             | Command::WorktreesClean { .. }
             | Command::Delete { .. }
             | Command::NewProject(_)
+            | Command::Project { .. }
             | Command::Rebuild { .. } => Lane::Outside,
             Command::Help { .. }
             | Command::Show(_)

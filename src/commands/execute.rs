@@ -190,6 +190,7 @@ fn effect(context: &Context, tx: &Tx<'_>, command: &Command) -> Result<String, C
         | Command::Stop(_)
         | Command::Delete { .. }
         | Command::NewProject(_)
+        | Command::Project { .. }
         | Command::Rebuild { .. }
         | Command::Reset
         | Command::Retry => Err(anyhow::anyhow!("{command:?} is not in the store's lane").into()),

@@ -16,6 +16,7 @@ mod help;
 mod outside;
 pub mod page;
 mod parse;
+mod project;
 mod repo;
 mod room;
 mod see;

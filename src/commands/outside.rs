@@ -3,7 +3,7 @@
 use super::command::{NewProjectArgs, StatusOf, StopOf};
 use super::context::{Context, fenced, refused, sentence};
 use super::execute::{answer, post};
-use super::{Command, CommandError, board, checks, repo, see, triage, worktrees};
+use super::{Command, CommandError, board, checks, project, repo, see, triage, worktrees};
 use crate::doctor;
 use crate::model::chat::Outgoing;
 use crate::model::ids::ItemId;
@@ -43,6 +43,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CommandError
         Command::Delete { item, confirmed: false } => about_to_delete(context, item).await?,
         Command::Delete { item, confirmed: true } => return delete(context, item).await,
         Command::NewProject(args) => return new_project(context, args).await,
+        Command::Project { name, action } => project::run(context, &name, action).await?,
         Command::Rebuild { pull, now } => return rebuild(context, pull, now).await,
         other => return Err(anyhow::anyhow!("{other:?} is not an outside command").into()),
     };

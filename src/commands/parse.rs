@@ -211,7 +211,9 @@ impl Registry {
             | Command::Start { agent: Some(name), .. }
             | Command::Assign { agent: Some(name), .. }
             | Command::Tell { agent: name, .. } => agent(name),
-            Command::Switch(project) => names.projects.contains(project),
+            Command::Switch(project) | Command::Project { name: project, .. } => {
+                names.projects.contains(project)
+            }
             _ => true,
         }
     }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::commands::command::{CostOf, MoveTarget, NewProjectArgs, StatusOf, StopOf};
+use crate::commands::command::{
+    CostOf, MoveTarget, NewProjectArgs, ProjectAction, StatusOf, StopOf,
+};
 use crate::model::chat::QueueMode;
 use crate::model::ids::{ItemId, TimerId};
 use crate::model::item::Kind;
@@ -94,6 +96,17 @@ fn a_command_is_recognised_with_prefix_slash_or_alone() {
         ("delete 3", Command::Delete { item: ItemId(3), confirmed: false }),
         ("delete 3 --confirm", Command::Delete { item: ItemId(3), confirmed: true }),
         ("switch shop", Command::Switch("shop".into())),
+        (
+            "project stop shop",
+            Command::Project { name: "shop".into(), action: ProjectAction::Stop },
+        ),
+        (
+            "project remove shop --confirm",
+            Command::Project {
+                name: "shop".into(),
+                action: ProjectAction::Remove { confirmed: true },
+            },
+        ),
         ("timer cancel 3", Command::TimerCancel(TimerId(3))),
         ("queue steer", Command::Queue(QueueMode::Steer)),
         ("ambient on", Command::Ambient(true)),

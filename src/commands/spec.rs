@@ -4,7 +4,9 @@
 //! what it misses. The name, the aliases and the help stand on the command's page; a test checks
 //! that each spec has a page and each example parses.
 
-use super::command::{Command, CostOf, MoveTarget, NewProjectArgs, StatusOf, StopOf};
+use super::command::{
+    Command, CostOf, MoveTarget, NewProjectArgs, ProjectAction, StatusOf, StopOf,
+};
 use crate::agents::asks::Permit;
 use crate::model::chat::QueueMode;
 use crate::model::ids::{AgentName, ItemId, RequestId, TimerId};
@@ -106,6 +108,8 @@ pub const SPECS: &[Spec] = &[
     spec("nudge", Bare::Whole, nudge),
     spec("projects", Bare::Whole, |rest| nothing(rest, Command::Projects)),
     spec("switch", Bare::Whole, switch),
+    spec("project info", Bare::Whole, |rest| project(&format!("info {rest}"))),
+    spec("project", Bare::Whole, project),
     spec("new project", Bare::Whole, new_project),
     spec("worktrees", Bare::Whole, |rest| nothing(rest, Command::Worktrees)),
     spec("worktrees clean", Bare::Whole, worktrees_clean),
@@ -458,6 +462,28 @@ fn switch(rest: &str) -> Result<Command, Misuse> {
     match name {
         "" => Err("name the project; `projects` lists them".to_owned()),
         name => Ok(Command::Switch(name.into())),
+    }
+}
+
+fn project(rest: &str) -> Result<Command, Misuse> {
+    let (verb, rest) = word(rest);
+    let (name, rest) = word(rest);
+    let (flag, end_of_line) = word(rest);
+    end(end_of_line)?;
+    let action = match (verb.to_lowercase().as_str(), flag) {
+        ("info", "") => ProjectAction::Info,
+        ("stop", "") => ProjectAction::Stop,
+        ("start", "") => ProjectAction::Start,
+        ("remove", "") => ProjectAction::Remove { confirmed: false },
+        ("remove", "--confirm") => ProjectAction::Remove { confirmed: true },
+        ("info" | "stop" | "start" | "remove", more) => {
+            return Err(format!("I do not know what `{}` means here", first_words(more)));
+        }
+        _ => return Err("say whether to stop, start or remove, and the project".to_owned()),
+    };
+    match name {
+        "" => Err("name the project; `projects` lists them".to_owned()),
+        name => Ok(Command::Project { name: name.into(), action }),
     }
 }
 

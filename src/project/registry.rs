@@ -342,6 +342,14 @@ impl Registry {
         Ok(known)
     }
 
+    /// Takes a project out of the books; its files are left alone. False when there was none.
+    pub async fn remove(&self, name: &ProjectName) -> Result<bool, StoreError> {
+        let name = name.clone();
+        let known = self.shared.store.write(move |tx| projects::remove(tx, &name)).await?;
+        self.refresh().await?;
+        Ok(known)
+    }
+
     /// Checks every project; what cannot be worked in comes back with the reason.
     pub async fn problems(&self) -> Vec<(ProjectName, ProjectError)> {
         let mut problems = Vec::new();

@@ -483,3 +483,44 @@ async fn doctor_answers_in_the_chat() {
     let said = desk.ask("!doctor").await;
     assert!(said.contains("disk") && said.contains("git"), "{said}");
 }
+
+#[tokio::test]
+async fn a_project_is_shown_stopped_started_and_taken_out() {
+    let mut desk = Desk::new().await;
+    let info = desk.ask("!project info shop").await;
+    for part in ["**shop**", "base `main`", "gates: none", "coder-1, qa-1", "on the host"] {
+        assert!(info.contains(part), "no {part:?} in {info}");
+    }
+    assert!(desk.ask_as(false, "!project stop shop").await.contains("administrator"));
+    assert!(desk.ask("!project stop shop").await.contains("No agent was at work in it"));
+    for shown in ["!project info shop", "!projects", "!status"] {
+        let shown = desk.ask(shown).await;
+        assert!(shown.contains("stopped") || shown.contains("paused"), "{shown}");
+    }
+    assert!(desk.ask("!project start shop").await.contains("goes on"));
+    assert!(desk.ask("!project start shop").await.contains("was not stopped"));
+    assert!(!desk.ask("!status").await.contains("paused"));
+    let refusal = desk.ask("!project remove shop --confirm").await;
+    assert!(refusal.contains("stands in the configuration"), "{refusal}");
+    assert!(desk.ask("!project info shpo").await.contains("shop"), "the nearest is named");
+
+    let made: crate::config::ProjectConfig =
+        serde_json::from_value(serde_json::json!({"name": "toys", "path": "/nowhere"})).unwrap();
+    let insert = move |tx: &Tx<'_>| {
+        crate::store::projects::insert(tx, &made, crate::store::projects::Source::Chat)
+    };
+    desk.services.store.write(insert).await.unwrap();
+    desk.services.projects.refresh().await.unwrap();
+    let info = desk.ask("!project info toys").await;
+    assert!(info.contains("/nowhere does not exist"), "what is wrong with it: {info}");
+    assert!(desk.ask("!switch toys").await.contains("toys"));
+    desk.ask("!story A top").await;
+    let refusal = desk.ask("!project remove toys --confirm").await;
+    assert!(refusal.contains("has open items (#1)"), "{refusal}");
+    desk.ask("!abandon 1 no use").await;
+    assert!(desk.ask("!project remove toys").await.contains("--confirm"));
+    assert!(desk.ask("!projects").await.contains("toys"));
+    assert!(desk.ask("!project remove toys --confirm").await.contains("Removed toys"));
+    assert!(!desk.ask("!projects").await.contains("toys"));
+    assert!(desk.ask("!project info toys").await.contains("no project"), "it is gone");
+}
