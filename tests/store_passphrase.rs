@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::encrypted_person::EncryptedPerson;
+use crate::support::event::Event;
 use crate::support::model_server::ModelServer;
 use crate::support::musher::Musher;
 use crate::support::synapse::Synapse;
@@ -69,7 +70,14 @@ async fn where_devices_must_be_verified_others_are_not_heard_in_encrypted_rooms(
     let clear = ann.create_room(json!({"is_direct": true, "invite": [&musher.id]}), false).await;
     ann.wait_until_joined(&clear, &musher.id).await;
     ann.say(&clear, "!version").await;
-    ann.wait_for_text(&clear, &musher.id, env!("CARGO_PKG_VERSION")).await;
+    let in_the_clear =
+        |event: &Event| event.room == clear && event.says(&musher.id, env!("CARGO_PKG_VERSION"));
+    ann.wait_for("an answer in the clear", in_the_clear).await;
+    // She sees that it was not read.
+    let locked = |event: &Event| {
+        event.room == room && event.sender == musher.id && event.raw.to_string().contains('🔒')
+    };
+    ann.wait_for("a lock beside it", locked).await;
     let answered = ann.events().into_iter().any(|event| event.says(&musher.id, "emergency stop"));
     assert!(!answered, "{}", ann.print());
 }
