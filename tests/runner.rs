@@ -39,6 +39,7 @@ mod message_to_merge;
 mod misbehaving;
 mod model_troubles;
 mod new_project;
+mod night;
 mod overnight;
 mod permissions;
 mod prompts;

@@ -173,3 +173,46 @@ async fn the_service_sleeps_until_the_next_is_due_and_wakes_for_a_nearer_one() {
     service.await.unwrap();
     assert_eq!(desk.posted().len(), 1);
 }
+
+#[test]
+fn a_resume_timer_lets_a_session_go_on_that_a_rate_limit_holds_and_no_other() {
+    use crate::model::agent::{Role, SessionState, Waiting, WaitingFor};
+    use crate::store::agents::{self as sessions, NewSession};
+    for (what, expected) in [
+        (WaitingFor::RateLimit, SessionState::BetweenTurns),
+        (WaitingFor::Person, SessionState::Waiting),
+    ] {
+        let desk = desk();
+        let due = desk.clock.now() + TimeDelta::hours(1);
+        let session = desk
+            .store
+            .write_blocking(move |tx| {
+                let new = NewSession {
+                    agent: "coder-1".into(),
+                    role: Role::Coder,
+                    runtime: crate::config::RuntimeKind::Api,
+                    item: ItemId(1),
+                    prompt: "go on".to_owned(),
+                    resume_native: None,
+                };
+                let id = sessions::create_session(tx, &new).unwrap();
+                sessions::move_state(tx, id, SessionState::BetweenTurns)?;
+                let waiting = Waiting { what, until: Some(due), detail: String::new() };
+                sessions::move_to_waiting(tx, id, &waiting)?;
+                let timer = NewTimer {
+                    kind: TimerKind::Resume,
+                    session: None,
+                    item: Some(ItemId(1)),
+                    ..reminder(due)
+                };
+                rows::insert(tx, &timer)?;
+                Ok::<_, StoreError>(id)
+            })
+            .unwrap();
+        assert_eq!(desk.fire(), 0);
+        desk.clock.set(due);
+        assert_eq!(desk.fire(), 1);
+        let found = desk.store.read_blocking(move |conn| sessions::find_session(conn, session));
+        assert_eq!(found.unwrap().unwrap().state, expected);
+    }
+}

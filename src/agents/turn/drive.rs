@@ -14,13 +14,14 @@ use crate::agents::watchdog::triage::Advice;
 use crate::failpoint::failpoint;
 use crate::model::agent::{Failure, SessionState, TurnEnd};
 use crate::model::event::Event;
+use crate::model::ids::{AgentSessionId, TurnId};
 use crate::model::llm::Usage;
 use crate::model::mail::Mail;
 use crate::store::agents::{self as sessions, MoveOutcome};
 use crate::store::costs::{self, Cost, Source, Spent};
 use crate::store::mail::{self, Claimed};
 use crate::store::nudges::{self, Nudge};
-use crate::store::{Changes, Store, StoreError, log};
+use crate::store::{Changes, Store, StoreError, Tx, log};
 use chrono::{DateTime, Utc};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -136,12 +137,15 @@ impl Driver<'_> {
     /// Claims mail and sends prompt and mail as one message.
     async fn give_prompt(&mut self) -> anyhow::Result<()> {
         let (agent, turn) = (self.begun.session.agent.clone(), self.begun.turn);
+        let session = self.begun.session.id;
         let most = self.inner.config.mail.inject_bytes;
         let (claimed, poked): (Claimed, Vec<Nudge>) = self
             .store
             .write(move |tx| {
                 let claimed = mail::claim(tx, agent.as_str(), turn, most)?;
-                Ok((claimed, nudges::take(tx, agent.as_str(), turn)?))
+                let poked = nudges::take(tx, agent.as_str(), turn)?;
+                note_given(tx, turn, session, &claimed.mails, &poked)?;
+                Ok((claimed, poked))
             })
             .await
             .map_err(|error: StoreError| anyhow::anyhow!(error))?;
@@ -449,15 +453,18 @@ impl Driver<'_> {
     /// Gives urgent mail and nudges to the turn at its next step.
     async fn steer_urgent(&mut self) -> anyhow::Result<()> {
         let (agent, turn) = (self.begun.session.agent.clone(), self.begun.turn);
+        let session = self.begun.session.id;
         let most = self.inner.config.mail.inject_bytes;
         let (urgent, poked): (Vec<Mail>, Vec<Nudge>) = self
             .store
             .write(move |tx| {
                 let poked = nudges::take(tx, agent.as_str(), turn)?;
-                if !mail::has_urgent(tx, agent.as_str(), tx.now())? {
-                    return Ok((vec![], poked));
+                let mut urgent = vec![];
+                if mail::has_urgent(tx, agent.as_str(), tx.now())? {
+                    urgent = mail::claim(tx, agent.as_str(), turn, most)?.mails;
                 }
-                Ok((mail::claim(tx, agent.as_str(), turn, most)?.mails, poked))
+                note_given(tx, turn, session, &urgent, &poked)?;
+                Ok((urgent, poked))
             })
             .await
             .map_err(|error: StoreError| anyhow::anyhow!(error))?;
@@ -598,6 +605,25 @@ async fn told_to_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Option<Stop> 
         // Nobody can tell any more.
         Err(_closed) => std::future::pending().await,
     }
+}
+
+/// Keeps what a turn was given beside its prompt, for the replay.
+fn note_given(
+    tx: &Tx<'_>,
+    turn: TurnId,
+    session: AgentSessionId,
+    mails: &[Mail],
+    nudges: &[Nudge],
+) -> Result<(), StoreError> {
+    for nudge in nudges {
+        let text = format!("from {}: {}", nudge.from, nudge.text);
+        sessions::append_turn_event(tx, turn, session, "nudge", &text)?;
+    }
+    for mail in mails {
+        let text = format!("{} from {}: {}", mail.id, mail.from, mail.subject);
+        sessions::append_turn_event(tx, turn, session, "mail", &text)?;
+    }
+    Ok(())
 }
 
 /// Waits for a hint of either. Cancel-safe.
