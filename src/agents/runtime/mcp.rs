@@ -1,6 +1,6 @@
 //! Our tools as an MCP server: what each message asks for, and the answers. Pure.
 //!
-//! One reading for every way in: in-band for Claude Code, over HTTP ([`super::mcp_http`]) for
+//! One reading for every way in: in-band for Claude Code, over HTTP (`mcp_http`) for
 //! agents that speak the Agent Client Protocol, over stdio for `musher mcp`.
 
 use super::AgentTools;
