@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 /// and values. A new word must be put here, or be a command.
 const NO_COMMANDS: &[&str] = &[
     "question",
+    // A folder, and a word of the shell.
+    "transcripts",
+    "eval",
     "outcome",
     "summary",
     "commit",
