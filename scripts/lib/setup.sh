@@ -6,6 +6,7 @@
 #
 #   setup_rust          cargo, a C compiler, git
 #   setup_lints         rustfmt and clippy
+#   setup_bubblewrap    what keeps agents' commands inside their worktrees
 #   setup_homeserver    Synapse and matrix-nio in .cache/venv
 #   setup_clis          the CLIs of agents in .cache/npm: Claude Code, Codex, an ACP agent
 #   setup_cargo_deny    cargo-deny in .cache/cargo; the one that may fail: returns 1
@@ -103,6 +104,11 @@ install_missing() {
     ((${#MISSING[@]})) || return 0
     install_packages "${MISSING[@]}"
     MISSING=()
+}
+
+setup_bubblewrap() {
+    need bubblewrap command -v bwrap
+    install_missing
 }
 
 setup_rust() {

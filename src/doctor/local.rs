@@ -3,7 +3,9 @@
 use super::Check;
 use crate::agents::runtime::probe;
 use crate::chat::matrix::UNDECRYPTABLE;
-use crate::config::{AgentConfig, Config, Confinement, ProjectConfig, check_secrets, warnings};
+use crate::config::{
+    AgentConfig, Config, Confinement, ProjectConfig, RuntimeKind, check_secrets, warnings,
+};
 use crate::project::Project;
 use crate::project::shell::{self, End, ShellCommand};
 use crate::store::projects::{self, Source};
@@ -220,15 +222,39 @@ pub(super) fn confinement(config: &Config) -> Check {
             "install bubblewrap and set containers.confinement = \"bubblewrap\", or run Musher \
              as a user who may touch nothing else",
         ),
-        Confinement::Bubblewrap if shell::on_path("bwrap") => {
-            Check::ok("confinement", "agents' commands run in bubblewrap")
-        }
+        Confinement::Bubblewrap if shell::on_path("bwrap") => in_bubblewrap(config),
         Confinement::Bubblewrap => Check::failed(
             "confinement",
             "bubblewrap is configured and not installed",
             "install it (`apt install bubblewrap`), or set containers.confinement = \"none\"",
         ),
     }
+}
+
+/// Which agents' commands bubblewrap holds, and which it does not.
+fn in_bubblewrap(config: &Config) -> Check {
+    let free: Vec<&str> = config
+        .agents
+        .iter()
+        .filter(|agent| match agent.runtime {
+            // Codex has a sandbox of its own, which is on; a recording runs what it says.
+            RuntimeKind::Api | RuntimeKind::Codex | RuntimeKind::Replay => false,
+            RuntimeKind::ClaudeCode | RuntimeKind::Acp => true,
+        })
+        .map(|agent| agent.name.as_str())
+        .collect();
+    if free.is_empty() {
+        return Check::ok("confinement", "agents' commands run in a sandbox");
+    }
+    Check::warning(
+        "confinement",
+        format!(
+            "the commands of built-in agents run in bubblewrap, but those of {} run as Musher does",
+            free.join(", ")
+        ),
+        "keep `permissions = \"ask\"` for these, or run Musher as a user who may touch nothing \
+         else",
+    )
 }
 
 /// What went wrong earlier and still stands: messages that were not sent or not read.

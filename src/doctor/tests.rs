@@ -85,3 +85,24 @@ async fn a_running_servers_database_is_looked_at_beside_it() {
         .unwrap();
     assert_eq!(of(run(&config, None, true).await).state, State::Failed);
 }
+
+#[test]
+fn bubblewrap_is_said_to_hold_those_whom_it_holds_and_no_others() {
+    let check = |runtime: &str| {
+        let text = format!(
+            "[llm]\nprovider = \"replay\"\n[containers]\nconfinement = \"bubblewrap\"\n\
+             [[agents]]\nname = \"coder-1\"\nrole = \"coder\"\nruntime = \"{runtime}\"\n"
+        );
+        local::confinement(&toml::from_str(&text).unwrap())
+    };
+    for (runtime, state) in [
+        ("api", State::Ok),
+        ("codex", State::Ok),
+        ("claude-code", State::Warning),
+        ("acp", State::Warning),
+    ] {
+        let check = check(runtime);
+        assert_eq!(check.state, state, "{runtime}: {check:?}");
+        assert_eq!(check.message.contains("coder-1"), state == State::Warning, "{check:?}");
+    }
+}

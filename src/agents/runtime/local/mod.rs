@@ -10,7 +10,7 @@ mod shell;
 mod tests;
 
 use super::SpawnSpec;
-use crate::agents::permission::resolve;
+use crate::agents::permission::{Bounds, resolve};
 use crate::config::Confinement;
 use crate::llm::tools::{ToolOutcome, ToolSpec};
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ pub(super) struct LocalTools {
     marker: String,
     stderr_log: PathBuf,
     confinement: Confinement,
+    bounds: Bounds,
 }
 
 impl LocalTools {
@@ -38,6 +39,7 @@ impl LocalTools {
             marker: spec.marker.clone(),
             stderr_log: spec.stderr_log.clone(),
             confinement: spec.confinement,
+            bounds: spec.policy.bounds.clone(),
         }
     }
 

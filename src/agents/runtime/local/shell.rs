@@ -136,7 +136,9 @@ impl LocalTools {
         }
     }
 
-    /// Everything readable; writable the worktree, what git needs for a commit, and a fresh /tmp.
+    /// Most is readable and nothing writable but the worktree, what git needs for a commit, and a
+    /// fresh /tmp; our data and people's keys are not there. Hooks and configuration of git, which
+    /// run outside of here, stay as they are.
     fn bubble(&self) -> Vec<String> {
         let mut args: Vec<String> = [
             "--ro-bind",
@@ -144,6 +146,7 @@ impl LocalTools {
             "/",
             "--dev",
             "/dev",
+            "--unshare-pid",
             "--proc",
             "/proc",
             "--tmpfs",
@@ -152,22 +155,45 @@ impl LocalTools {
         ]
         .map(str::to_owned)
         .to_vec();
-        let mut writable = vec![self.worktree.clone()];
-        writable.extend(git_dir(&self.worktree));
-        for path in writable {
+        let mut put = |how: &str, what: &Path, path: &Path| {
+            args.extend([how.to_owned(), what.display().to_string(), path.display().to_string()]);
+        };
+        let dev_null = Path::new("/dev/null");
+        let (mut folders, mut files) = (vec![], vec![]);
+        for private in self.bounds.private.iter().filter(|path| path.exists()) {
+            if private.is_dir() { &mut folders } else { &mut files }.push(private.clone());
+        }
+        for file in files {
+            put("--ro-bind", dev_null, &file);
+        }
+        let mut binds: Vec<(&str, PathBuf)> = vec![];
+        if let Some((own, common)) = git_dirs(&self.worktree) {
+            binds.push(("--ro-bind", common.clone()));
+            let parts = ["objects", "refs", "logs"].map(|part| common.join(part));
+            binds.extend(
+                parts.into_iter().filter(|part| part.exists()).map(|part| ("--bind", part)),
+            );
+            binds.push(("--bind", own));
+        }
+        binds.push(("--bind", self.worktree.clone()));
+        args.extend(
+            folders.iter().flat_map(|folder| ["--tmpfs".to_owned(), folder.display().to_string()]),
+        );
+        for (how, path) in binds {
             let path = path.display().to_string();
-            args.extend(["--bind".to_owned(), path.clone(), path]);
+            args.extend([how.to_owned(), path.clone(), path]);
         }
         args.extend(["--chdir".to_owned(), self.worktree.display().to_string()]);
         args
     }
 }
 
-/// The repository that a worktree belongs to, from its `.git` file.
-fn git_dir(worktree: &Path) -> Option<PathBuf> {
+/// A worktree's own git directory and that of its repository, from its `.git` file.
+fn git_dirs(worktree: &Path) -> Option<(PathBuf, PathBuf)> {
     let text = std::fs::read_to_string(worktree.join(".git")).ok()?;
     let own = PathBuf::from(text.strip_prefix("gitdir:")?.trim());
-    Some(own.parent()?.parent()?.to_owned())
+    let common = own.parent()?.parent()?.to_owned();
+    Some((own, common))
 }
 
 fn with(output: &str, how: &str) -> String {

@@ -10,6 +10,7 @@ fn tools(dir: &Path) -> LocalTools {
         marker: format!("test-{}", uuid::Uuid::new_v4()),
         stderr_log: dir.join("stderr.log"),
         confinement: Confinement::None,
+        bounds: Bounds::default(),
     }
 }
 
@@ -110,4 +111,47 @@ async fn the_demos_recording_mends_the_demos_repository() {
     assert_eq!(others.len(), 1, "{others:?}");
     assert_eq!(others[0].0, "report_done");
     assert!(others[0].1["summary"].is_string() && others[0].1.as_object().unwrap().len() == 1);
+}
+
+#[tokio::test]
+async fn bubblewrap_lets_work_be_committed_and_nothing_else_be_written_or_seen() {
+    assert!(
+        crate::agents::process::find_program("bwrap").is_some(),
+        "this test needs bubblewrap: apt install bubblewrap"
+    );
+    let place = tempfile::tempdir().unwrap();
+    let (data, repository) = (place.path().join("data"), place.path().join("shop"));
+    let worktree = data.join("worktrees/shop/1");
+    std::fs::create_dir_all(&repository).unwrap();
+    std::fs::create_dir_all(worktree.parent().unwrap()).unwrap();
+    std::fs::write(data.join("musher.db"), "secret").unwrap();
+    let prepare = format!(
+        "git init -q -b main && git config user.name a && git config user.email a@b && \
+         git commit -q --allow-empty -m Start && git worktree add -q -b item {}",
+        worktree.display()
+    );
+    let prepared = call(&tools(&repository), "shell", json!({"command": prepare})).await;
+    assert!(prepared.0, "{}", prepared.1);
+    let mut tools = tools(&worktree);
+    tools.confinement = Confinement::Bubblewrap;
+    tools.stderr_log = place.path().join("stderr.log");
+    tools.bounds = Bounds::new(&data, None, vec![worktree.clone()]);
+    let shell = async |command: String| call(&tools, "shell", json!({"command": command})).await;
+    let (ok, text) =
+        shell("echo x > a && git add a && git commit -qm Work && git log --oneline".to_owned())
+            .await;
+    assert!(ok && text.contains("Work"), "{text}");
+    for forbidden in [
+        format!("cat {}", data.join("musher.db").display()),
+        format!("echo x > {}", repository.join(".git/config").display()),
+        format!("echo x > {}", repository.join(".git/hooks/pre-commit").display()),
+        "touch /etc/musher-was-here".to_owned(),
+    ] {
+        let (ok, text) = shell(forbidden.clone()).await;
+        assert!(!ok, "{forbidden}: {text}");
+    }
+    // What it sees as its machine has only its own processes.
+    let (_, text) = shell("ls -d /proc/[0-9]* | wc -l".to_owned()).await;
+    let processes: u32 = text.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(processes < 12, "{text}");
 }
