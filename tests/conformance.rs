@@ -456,9 +456,13 @@ async fn failure(stage: Stage) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn codex_hooks_and_configuration_of_git_stay_out_of_reach_of_its_commands() {
     let stage = Stage::new(RuntimeKind::Codex).await;
-    let line = "d=$(git rev-parse --git-common-dir); echo x > $d/hooks/post-commit; \
-                echo x >> $d/config; touch ../outside; touch tried";
-    stage.plays(&[("reach", vec![Step::Shell(line), Step::Say("Tried.")])]);
+    // In a script, where no guard reads it: only the sandbox is in its way.
+    stage.write(
+        "reach.sh",
+        "d=$(git rev-parse --git-common-dir); echo x > $d/hooks/post-commit; \
+         echo x >> $d/config; touch ../outside; touch tried",
+    );
+    stage.plays(&[("reach", vec![Step::Shell("sh reach.sh"), Step::Say("Tried.")])]);
     let config = stage.git_config();
     let mut run = stage.open(Auto, None).await;
     turn(&mut run, "[reach]").await;
@@ -495,7 +499,8 @@ async fn a_turn_that_begins_by_itself_is_told_and_metered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn codex_asks_before_it_leaves_its_sandbox_also_after_a_resume() {
     let stage = Stage::new(RuntimeKind::Codex).await;
-    let out = json!({"cmd": "touch ../outside", "sandbox_permissions": "require_escalated"});
+    // What would write outside of the worktree no answer can allow; this is only asked for.
+    let out = json!({"cmd": "touch escaped", "sandbox_permissions": "require_escalated"});
     let steps = vec![Step::Call("exec_command", out), Step::Say("Tried.")];
     stage.plays(&[("out", steps)]);
     let mut native = None;
@@ -514,7 +519,7 @@ async fn codex_asks_before_it_leaves_its_sandbox_also_after_a_resume() {
         run.session.answer(&request, deny).await.unwrap();
         assert_eq!(run.turn_end().await, TurnOutcome::Done);
         assert!(stage.last_request().mentions("stay inside"), "the model hears why");
-        assert!(!stage.has("../outside"));
+        assert!(!stage.has("escaped"));
         native = Some(run.native_id());
         run.stop().await;
     }

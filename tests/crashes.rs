@@ -307,21 +307,6 @@ async fn killed_when_the_merge_is_recorded() {
     work_survives_at("merge-recorded").await;
 }
 
-/// A place that nobody dies at proves nothing. (The merge's steps are gone through by its own
-/// tests, each of them.)
-#[test]
-fn every_failpoint_has_its_story() {
-    let mut names = std::collections::BTreeSet::new();
-    for (_, text) in crate::architecture::sources() {
-        let quoted = text.split("failpoint(\"").skip(1).filter_map(|rest| rest.split('"').next());
-        names.extend(quoted.map(str::to_owned));
-    }
-    assert!(names.len() > 10, "{names:?}");
-    let stories = include_str!("crashes.rs");
-    let without = names.iter().filter(|name| !stories.contains(&format!("(\"{name}\")")));
-    assert_eq!(without.collect::<Vec<_>>(), Vec::<&String>::new());
-}
-
 #[tokio::test]
 async fn killed_while_claude_code_works() {
     let scene = Scene::with(|musher| {

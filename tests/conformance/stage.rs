@@ -198,6 +198,11 @@ impl Stage {
         (std::fs::read_to_string(git.join("config")).unwrap(), hooks)
     }
 
+    /// Writes a file into the worktree.
+    pub fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.worktree.join(file), text).unwrap();
+    }
+
     /// Whether a file is in the worktree.
     pub fn has(&self, file: &str) -> bool {
         self.worktree.join(file).exists()
