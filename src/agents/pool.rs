@@ -11,7 +11,7 @@ use super::turn::{self};
 use super::{Agents, Inner, Running, Stop, asks, hold, watchdog};
 use crate::config::Config;
 use crate::model::agent::{SessionState, WaitingFor};
-use crate::model::ids::{AgentSessionId, ProjectName};
+use crate::model::ids::{AgentName, AgentSessionId, ProjectName};
 use crate::store::agents::{self as sessions, AgentSession};
 use crate::store::decisions::{self, What};
 use crate::store::pauses::{self, Pause, Scope};
@@ -135,7 +135,8 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
         return Ok(());
     }
     let config = Arc::clone(&inner.config);
-    let running: HashSet<AgentSessionId> = hold(&inner.running).keys().copied().collect();
+    let (running, at_work): (HashSet<AgentSessionId>, HashSet<AgentName>) =
+        hold(&inner.running).iter().map(|(id, turn)| (*id, turn.agent.clone())).unzip();
     let may_start = inner
         .store
         .write(move |tx| {
@@ -177,6 +178,10 @@ async fn pass(inner: &Arc<Inner>, turns: &mut JoinSet<AgentSessionId>) -> Result
         .await?;
     let mut held_back = vec![];
     for session in may_start {
+        // Its agent's turn may have ended since, and badly: that is looked at first, in the next pass.
+        if at_work.contains(&session.agent) {
+            continue;
+        }
         if let Some(held) = start(inner, turns, session.clone()) {
             held_back.push((session, held));
         }
